@@ -1,0 +1,6 @@
+"""The components of a canary stack."""
+
+from components.mesh import AmbientMesh, AmbientMeshArgs
+from components.train import ReleaseTrain, ReleaseTrainArgs
+
+__all__ = ["AmbientMesh", "AmbientMeshArgs", "ReleaseTrain", "ReleaseTrainArgs"]

@@ -1,0 +1,108 @@
+"""Istio in ambient mode from its five charts, and what makes a namespace part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+from pulumi import CustomTimeouts, ResourceOptions
+from pulumi_kubernetes.apiextensions import CustomResource
+from pulumi_kubernetes.core.v1 import Namespace
+from pulumi_kubernetes.helm.v3 import Release
+
+from core import routes, specs
+from core.model import Settings
+
+SYSTEM = "istio-system"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmbientMeshArgs:
+    """`settings.istio` says which version and from where; `settings.gateway` how the public door is run."""
+
+    settings: Settings
+
+
+class AmbientMesh(pulumi.ComponentResource):
+    """base → istiod → cni, ztunnel → ingress gateway, one Helm release each.
+
+    Releases, not rendered charts: istiod changes its own webhooks, and a release takes that for no drift.
+    """
+
+    releases: Sequence[Release]
+
+    def __init__(self, name: str, args: AmbientMeshArgs, opts: ResourceOptions | None = None) -> None:
+        istio = args.settings.istio
+        super().__init__("canary:index:AmbientMesh", name, {"version": istio.version}, opts)
+        values = specs.chart_values(args.settings)
+        spaces = {
+            space: Namespace(f"{name}-{space}", metadata={"name": space}, opts=ResourceOptions(parent=self))
+            for space in (SYSTEM, routes.INGRESS_NAMESPACE)
+        }
+
+        def release(title: str, chart: str, space: str, after: Sequence[pulumi.Resource]) -> Release:
+            local = "://" not in istio.chart_source
+            return Release(
+                f"{name}-{title}",
+                name=title,
+                chart=f"{istio.chart_source}/{chart}" if local else chart,
+                version=istio.version,
+                repository_opts=None if local else {"repo": istio.chart_source},
+                namespace=space,
+                values=values[chart],
+                timeout=istio.timeout,
+                max_history=3,
+                opts=ResourceOptions(
+                    parent=self,
+                    depends_on=[spaces[space], *after],
+                    custom_timeouts=CustomTimeouts(create=f"{istio.timeout}s", update=f"{istio.timeout}s"),
+                ),
+            )
+
+        base = release("istio-base", "base", SYSTEM, [])
+        istiod = release("istiod", "istiod", SYSTEM, [base])
+        cni = release("istio-cni", "cni", SYSTEM, [istiod])
+        ztunnel = release("ztunnel", "ztunnel", SYSTEM, [istiod])
+        # The gateway's image comes from istiod's injection webhook: it cannot start before.
+        gateway = release(routes.INGRESS, "gateway", routes.INGRESS_NAMESPACE, [istiod])
+        self.releases = [base, istiod, cni, ztunnel, gateway]
+        self.register_outputs({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmbientNamespaceArgs:
+    """The namespace of the services; `mesh` is what has to run before a waypoint can."""
+
+    namespace: str
+    mesh: Sequence[pulumi.Resource]
+
+
+class AmbientNamespace(pulumi.ComponentResource):
+    """A namespace whose pods are in the mesh and whose Services are routed by a waypoint of their own."""
+
+    namespace: Namespace
+    waypoint: CustomResource
+
+    def __init__(self, name: str, args: AmbientNamespaceArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("canary:index:AmbientNamespace", name, {"namespace": args.namespace}, opts)
+        labels = {specs.AMBIENT_LABEL: "ambient", specs.WAYPOINT_LABEL: routes.WAYPOINT}
+        self.namespace = Namespace(
+            f"{name}-namespace",
+            metadata={"name": args.namespace, "labels": labels},
+            opts=ResourceOptions(parent=self),
+        )
+        self.waypoint = CustomResource(
+            f"{name}-waypoint",
+            api_version="gateway.networking.k8s.io/v1",
+            kind="Gateway",
+            metadata={
+                "name": routes.WAYPOINT,
+                "namespace": args.namespace,
+                "labels": {"istio.io/waypoint-for": "service"},
+                "annotations": {"pulumi.com/waitFor": "condition=Programmed"},
+            },
+            spec=specs.waypoint_spec(),
+            opts=ResourceOptions(parent=self, depends_on=[self.namespace, *args.mesh]),
+        )
+        self.register_outputs({})

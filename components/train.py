@@ -1,0 +1,88 @@
+"""All services of a stack: they move by one weight, in one update, in the order that the change asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi import Output, ResourceOptions
+
+from components.mesh import AmbientNamespace, AmbientNamespaceArgs
+from components.traffic import PublicGateway, PublicGatewayArgs, Traffic, TrafficArgs
+from components.workload import Workload, WorkloadArgs
+from core import outputs
+from core.model import Settings
+from core.plan import Transition
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseTrainArgs:
+    """`mesh` is what traffic objects depend on: writing them, and deleting them, needs a running control plane."""
+
+    settings: Settings
+    transition: Transition
+    mesh: Sequence[pulumi.Resource]
+
+
+class ReleaseTrain(pulumi.ComponentResource):
+    """Namespace, waypoint, public door, and per service its tracks and its traffic.
+
+    Tracks that wait for a route are declared after it, all others before: that is the whole order of writes.
+    """
+
+    workloads: dict[tuple[str, str], Workload]
+    traffic: dict[str, Traffic]
+
+    def __init__(self, name: str, args: ReleaseTrainArgs, opts: ResourceOptions | None = None) -> None:
+        settings, order = args.settings, args.transition.order
+        super().__init__("canary:index:ReleaseTrain", name, {"namespace": settings.namespace}, opts)
+        inside = ResourceOptions(parent=self)
+        self.workloads, self.traffic = {}, {}
+        space = AmbientNamespace(
+            settings.namespace, AmbientNamespaceArgs(namespace=settings.namespace, mesh=args.mesh), inside
+        )
+        doors: list[pulumi.Resource] = [space]
+        if settings.public_hosts:
+            doors.append(PublicGateway("public", PublicGatewayArgs(settings=settings, mesh=args.mesh), inside))
+
+        def declare(service: str, version: str, after: Sequence[pulumi.Resource]) -> None:
+            track = dict(settings.services[service].tracks()).get(version)
+            if track is not None:
+                self.workloads[service, version] = Workload(
+                    f"{service}-{version}",
+                    WorkloadArgs(settings=settings, service=service, version=version, track=track, after=after),
+                    inside,
+                )
+
+        tracks = [(service, version) for service in settings.services for version in ("stable", "canary")]
+        for service, version in tracks:
+            if version not in order[service].waiting:
+                declare(service, version, [space.namespace])
+        for service in settings.services:
+            ready = [self.workloads[one].deployment for one in sorted(order[service].after)]
+            self.traffic[service] = Traffic(
+                service,
+                TrafficArgs(
+                    settings=settings,
+                    notes=args.transition.notes[service],
+                    rule_notes=args.transition.rule_notes[service],
+                    namespace=space.namespace,
+                    mesh=args.mesh,
+                    after=[*doors, *ready],
+                ),
+                inside,
+            )
+        for service, version in tracks:
+            if version in order[service].waiting:
+                declare(service, version, [space.namespace, self.traffic[service].route])
+        self.register_outputs({})
+
+    def outputs(self, settings: Settings) -> Output[dict[str, Any]]:
+        """Stack outputs, derived from the written routes: an update that failed before a route does not tell of it."""
+        written = {
+            name: Output.all(metadata=traffic.route.metadata, spec=traffic.route.spec)
+            for name, traffic in self.traffic.items()
+        }
+        return Output.all(**written).apply(lambda found: outputs.summary(found, settings))

@@ -1,0 +1,46 @@
+"""The pods of one track of one service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+from pulumi import ResourceOptions
+from pulumi_kubernetes.apps.v1 import Deployment
+
+from core import specs
+from core.model import Settings, Track
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadArgs:
+    """`track` is resolved: nothing in it is left to the service's defaults."""
+
+    settings: Settings
+    service: str
+    version: str
+    track: Track
+    after: Sequence[pulumi.Resource]
+    """What has to be written before these pods change."""
+
+
+class Workload(pulumi.ComponentResource):
+    """The Deployment `<service>-stable` or `<service>-canary`."""
+
+    deployment: Deployment
+
+    def __init__(self, name: str, args: WorkloadArgs, opts: ResourceOptions | None = None) -> None:
+        namespace = args.settings.namespace
+        super().__init__("canary:index:Workload", name, {"service": args.service, "version": args.version}, opts)
+        self.deployment = Deployment(
+            name,
+            metadata={
+                "name": name,
+                "namespace": namespace,
+                "labels": specs.labels(args.service) | {"version": args.version},
+            },
+            spec=specs.deployment_spec(args.service, args.version, args.track, args.settings.ready_timeout),
+            opts=ResourceOptions(parent=self, depends_on=list(args.after)),
+        )
+        self.register_outputs({})

@@ -1,0 +1,116 @@
+"""What an update leaves behind for the next one, and what the next one reads of it.
+
+The record lives on the VirtualService, next to the route it describes: if the route was not written, neither was the
+record.  The engine hands back the inputs of the last successful write, so this works in preview too and without a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from core import routes
+from core.model import Settings
+from policies import weights
+
+PREFIX = "canary/"
+
+
+@dataclass(frozen=True)
+class Written:
+    """An object as last written: its spec, and how often a hand edit of it was taken back."""
+
+    spec: Mapping[str, Any]
+    repairs: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the last update wrote for one service; `configured` is the weight of its settings, `rule` its DestinationRule."""
+
+    route: weights.Route
+    configured: int
+    cluster: str | None
+    written: Written
+    rule: Written | None
+
+
+def _notes(inputs: Mapping[str, Any]) -> dict[str, str]:
+    annotations = inputs.get("metadata", {}).get("annotations", {})
+    return {key.removeprefix(PREFIX): str(value) for key, value in annotations.items() if key.startswith(PREFIX)}
+
+
+def _written(inputs: Mapping[str, Any]) -> Written:
+    return Written(inputs["spec"], int(_notes(inputs).get("repairs", "0")))
+
+
+def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any] | None) -> Record | None:
+    """The record in the inputs of both objects as last applied; None where it is none of ours."""
+    notes = _notes(virtual_service)
+    if "stable" not in notes:
+        return None
+    spec = virtual_service["spec"]
+    opened, shielded = routes.exposure(spec["http"])
+    shares = {leg["destination"]["subset"]: int(leg["weight"]) for leg in spec["http"][-1]["route"]}
+    route = weights.Route(
+        weight=shares["canary"],
+        stable=notes["stable"],
+        canary=notes.get("canary") or None,
+        former=notes.get("former") or None,
+        halted=notes.get("halted") == "true",
+        ports=notes.get("ports", ""),
+        steps=weights.ladder_from_text(notes.get("steps", "")),
+        opened=opened,
+        shielded=shielded,
+        since=datetime.strptime(notes["since"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC),
+    )
+    rule = _written(destination_rule) if destination_rule else None
+    return Record(route, int(notes.get("weight", shares["canary"])), notes.get("cluster") or None, _written(virtual_service), rule)
+
+
+def wanted(name: str, settings: Settings) -> weights.Route:
+    """The route that the settings ask for."""
+    service = settings.services[name]
+    opened, shielded = routes.exposure(routes.virtual_service_spec(name, settings)["http"])
+    return weights.Route(
+        weight=settings.effective_weight if service.canary is not None else 0,
+        stable=service.fingerprint(service.stable) or "",
+        canary=service.fingerprint(service.canary),
+        halted=settings.halted,
+        ports=f"{service.port}:{service.target_port}",
+        steps=settings.ladder,
+        opened=opened,
+        shielded=shielded,
+    )
+
+
+def annotations(
+    old: weights.Route | None,
+    new: weights.Route,
+    *,
+    configured: int,
+    now: datetime,
+    cluster: str | None,
+    repairs: int,
+) -> dict[str, str]:
+    """The record to write with `new`; `configured` is the weight of the settings, which `halted` makes void."""
+    notes = {
+        "weight": str(configured),
+        "stable": new.stable,
+        "canary": new.canary or "",
+        "former": weights.former(old, new) or "",
+        "halted": str(new.halted).lower(),
+        "ports": new.ports,
+        "steps": weights.ladder_text(new.steps),
+        "since": weights.stamp(weights.since(old, new, now)),
+        "cluster": cluster or "",
+        "repairs": str(repairs),
+    }
+    return {f"{PREFIX}{key}": value for key, value in notes.items()}
+
+
+def repair_note(repairs: int) -> dict[str, str]:
+    """The annotation by which the engine sees that a hand edit has to be taken back."""
+    return {f"{PREFIX}repairs": str(repairs)}

@@ -1,0 +1,35 @@
+"""JSON Schema of a stack file, from the settings model: for editors and for checks of pull requests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from core.model import Settings
+
+PROJECT = "canary"
+
+
+def stack_schema() -> dict[str, Any]:
+    """Schema of `Pulumi.<stack>.yaml`: our keys in full, other projects' keys as they are."""
+    model = Settings.model_json_schema(by_alias=True, mode="validation")
+    definitions = model.pop("$defs", {})
+    ours = {f"{PROJECT}:{name}": what for name, what in model["properties"].items()}
+    config = {
+        "type": "object",
+        "properties": ours,
+        "patternProperties": {f"^(?!{PROJECT}:)": {}},
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Stack of the canary project",
+        "type": "object",
+        "properties": {"config": config},
+        "$defs": definitions,
+    }
+
+
+def text() -> str:
+    """The schema as it stands in `schema/stack.schema.json`."""
+    return json.dumps(stack_schema(), indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,87 @@
+"""What the cluster says before anything is decided: which cluster it is, whether routes were edited by hand, whether
+canary is ready.
+
+The engine compares settings with its own record, so an edited route would count as unchanged.  Reading the live objects
+costs a few requests; when they cannot be read, the program goes on with what it knows, because a revert must not wait.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+
+TIMEOUT = 3.0
+"""Seconds for one request; a cluster that is slower than this cannot take the update either."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """Live specs by name; `cluster` is the UID of kube-system, which no two clusters share.  None: not known."""
+
+    cluster: str | None = None
+    routes: Mapping[str, Any] | None = None
+    rules: Mapping[str, Any] | None = None
+    ready: Mapping[str, bool] = field(default_factory=dict)
+
+
+def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
+    """Live state of `namespace`, or as much of it as could be read."""
+    # Imported late: importing a Kubernetes client costs more than all of its requests.
+    import httpx
+    import lightkube
+    from lightkube.core import exceptions
+    from lightkube.generic_resource import create_namespaced_resource
+    from lightkube.resources.apps_v1 import Deployment
+    from lightkube.resources.core_v1 import Namespace
+
+    try:
+        client = lightkube.Client(
+            config=_config(lightkube.KubeConfig, context, kubeconfig), namespace=namespace, timeout=httpx.Timeout(TIMEOUT)
+        )
+        system = client.get(Namespace, "kube-system")
+        cluster = system.metadata.uid if system.metadata else None
+    except (exceptions.ConfigError, exceptions.ApiError, httpx.HTTPError, OSError, ValueError) as error:
+        pulumi.log.warn(f"the cluster could not be read, so hand edits of routes stay unseen in this run: {error}")
+        return Live()
+
+    def specs(kind: str, plural: str) -> Mapping[str, Any] | None:
+        resource = create_namespaced_resource("networking.istio.io", "v1", kind, plural)
+        try:
+            return {item.metadata.name: item.spec for item in client.list(resource) if item.metadata}
+        except exceptions.ApiError:  # the kinds come with the mesh, and it may not be there yet
+            return None
+
+    try:
+        ready = {
+            item.metadata.name: _is_ready(item.to_dict())
+            for item in client.list(Deployment, labels={"app.kubernetes.io/managed-by": "pulumi"})
+            if item.metadata and item.metadata.name
+        }
+        return Live(
+            cluster, specs("VirtualService", "virtualservices"), specs("DestinationRule", "destinationrules"), ready
+        )
+    except (exceptions.ApiError, httpx.HTTPError) as error:
+        pulumi.log.warn(f"the namespace {namespace} could not be read, so hand edits stay unseen in this run: {error}")
+        return Live(cluster)
+
+
+def _config(loader: Any, context: str | None, kubeconfig: str | None) -> Any:
+    if kubeconfig is None:
+        found = loader.from_env()
+    elif kubeconfig.lstrip().startswith(("{", "apiVersion")):
+        import yaml
+
+        found = loader.from_dict(json.loads(kubeconfig) if kubeconfig.lstrip()[0] == "{" else yaml.safe_load(kubeconfig))
+    else:
+        found = loader.from_file(kubeconfig)
+    return found.get(context_name=context) if context else found.get()
+
+
+def _is_ready(deployment: Mapping[str, Any]) -> bool:
+    status, spec = deployment.get("status", {}), deployment["spec"]
+    current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    return bool(current and status.get("availableReplicas", 0) >= spec.get("replicas", 1))

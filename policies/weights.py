@@ -1,0 +1,248 @@
+"""The weight rule and the transition rules: what a rollout may do next, as functions of plain data.
+
+Settings, components and the policy pack all decide by this module, and the pack ships its folder alone, so it imports
+nothing of ours.  Nobody may catch or compare its types across that border: inside the pack it is another module object.
+
+Words: a *rung* is one weight of the ladder (`canary:steps`), a *rise* is any change that lets more requests reach
+canary, everything else is *down* and is never refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+LOWEST, HIGHEST = 0, 100
+"""Bounds of a weight, in per cent of the requests that no rule and no stamp decides."""
+
+LONGEST_OVERRIDE = timedelta(hours=24)
+"""An exception that outlives a day is a new rule; write it as one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A rung: `weight` in per cent, `hold` in seconds: the shortest stay before the next rise."""
+
+    weight: int
+    hold: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """How one service's traffic is split: as last written (recorded), or as the settings want it.
+
+    `weight` is the effective one: 0 when canary is absent or halted.  `stable`, `canary` and `former` are fingerprints of
+    pod templates; `former` is what stable ran before its last change.  `opened` and `shielded` are the matches that send
+    to canary, and those that keep from it.  `since` is when the present share was first written.
+    """
+
+    weight: int
+    stable: str
+    canary: str | None = None
+    former: str | None = None
+    halted: bool = False
+    ports: str = ""
+    steps: tuple[Step, ...] = ()
+    opened: frozenset[str] = frozenset()
+    shielded: frozenset[str] = frozenset()
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """Lets exactly the change `from_weight` → `to_weight` break transition rules until `until`."""
+
+    reason: str
+    until: datetime
+    from_weight: int
+    to_weight: int
+
+    def covers(self, old: int, new: int, now: datetime) -> bool:
+        """True when this is the change that was excepted and the exception is in force."""
+        return (self.from_weight, self.to_weight) == (old, new) and now < self.until <= now + LONGEST_OVERRIDE
+
+
+def weight_problem(weight: int) -> str | None:
+    """Why `weight` is no weight, or None."""
+    if LOWEST <= weight <= HIGHEST:
+        return None
+    return f"must be {LOWEST} to {HIGHEST}"
+
+
+def split(weight: int) -> tuple[int, int]:
+    """(stable, canary) in per cent for canary's `weight`; always sums to 100."""
+    if problem := weight_problem(weight):
+        raise ValueError(f"weight {problem}, got {weight}")
+    return HIGHEST - weight, weight
+
+
+def sum_problem(weights: Sequence[int]) -> str | None:
+    """Why the weights of one route are wrong, or None.  Istio itself accepts any sum above 0."""
+    total = sum(weights)
+    return None if total == HIGHEST else f"weights must sum to {HIGHEST}, got {' + '.join(map(str, weights))} = {total}"
+
+
+def ladder_problem(weights: Sequence[int]) -> str | None:
+    """Why `weights` is no ladder, or None."""
+    if not weights:
+        return "must name at least one weight"
+    if any(not 1 <= weight <= HIGHEST for weight in weights):
+        return f"every weight must be 1 to {HIGHEST}"
+    if any(low >= high for low, high in zip(weights, weights[1:], strict=False)):
+        return "must rise from step to step"
+    return None
+
+
+def next_rung(steps: Sequence[Step], weight: int) -> int:
+    """The highest weight that one rise from `weight` may reach."""
+    return min((step.weight for step in steps if step.weight > weight), default=HIGHEST)
+
+
+def hold_of(steps: Sequence[Step], weight: int) -> int:
+    """Seconds to stay at `weight`: the hold of the rung, or of the nearest rung above where it is none of the ladder."""
+    if weight == LOWEST or not steps:
+        return 0
+    return min((step for step in steps if step.weight >= weight), key=lambda step: step.weight, default=steps[-1]).hold
+
+
+def rises(old: Route | None, new: Route) -> bool:
+    """True when `new` lets more requests reach canary than `old` did."""
+    if new.canary is None or new.halted:
+        return False
+    if old is None:
+        return new.weight > LOWEST or bool(new.opened)
+    return new.weight > old.weight or bool(new.opened - old.opened) or bool(new.opened and old.shielded - new.shielded)
+
+
+def falls(old: Route | None, new: Route) -> bool:
+    """True when `new` takes requests away from canary and gives it none."""
+    if old is None or old.canary is None or old.halted or rises(old, new):
+        return False
+    gone = new.canary is None or new.halted
+    return gone or new.weight < old.weight or bool(old.opened - new.opened) or bool(new.shielded - old.shielded)
+
+
+def changes_stable(old: Route | None, new: Route) -> bool:
+    """True when other code will serve stable's share: it has to be ready before a route relies on it."""
+    return old is None or old.stable != new.stable
+
+
+def adds_canary(old: Route | None, new: Route) -> bool:
+    """True when a canary appears, or may be reached again: a stamped request can meet it at once."""
+    if new.canary is None or new.halted:
+        return False
+    return old is None or old.canary is None or old.halted
+
+
+def since(old: Route | None, new: Route, now: datetime) -> datetime:
+    """When the share in `new` began: carried over while it is the recorded one."""
+    if old is None or old.since is None:
+        return now
+    same = (old.weight, old.halted, old.canary) == (new.weight, new.halted, new.canary)
+    return old.since if same else now
+
+
+def former(old: Route | None, new: Route) -> str | None:
+    """Fingerprint of the template to which stable may return at once; none after a return: what was left is no haven."""
+    if old is None or new.stable == old.former:
+        return None
+    return old.former if old.stable == new.stable else old.stable
+
+
+def refusals(
+    old: Route | None,
+    new: Route,
+    *,
+    now: datetime,
+    hold: str = "",
+    canary_ready: bool | None = None,
+) -> list[str]:
+    """Why the change from `old` to `new` is not allowed now; empty when it is.
+
+    `hold` is the reason that stops every rise; `canary_ready` is what the cluster says of a canary that is already
+    deployed (None: not known, or not deployed yet).  Each line names the rule, both values and when or how it passes.
+    """
+    found = list(_stable_refusals(old, new))
+    before = LOWEST if old is None else old.weight
+    if old is not None and before > LOWEST and new.weight > LOWEST and new.canary is not None:
+        found += _fixed_refusals(old, new)
+    if not rises(old, new):
+        return found
+    what = f"weight {before} -> {new.weight}" if new.weight > before else "a wider rule"
+    if hold:
+        found.append(f"{what} is stopped by canary:hold ({hold!r}); clear canary:hold to go on")
+    if canary_ready is False:
+        found.append(f"{what} needs a ready canary and it is not ready; repair it, or set canary:weight to 0")
+    way_back = old is not None and old.former is not None and old.former in (new.canary, new.stable)
+    if new.weight > before and not way_back:
+        rung = next_rung(new.steps, before)
+        if new.weight > rung:
+            found.append(f"{what} skips a rung of canary:steps; set canary:weight to {rung} first")
+        if old is not None and old.since is not None:
+            earliest = old.since + timedelta(seconds=hold_of(old.steps or new.steps, before))
+            if now < earliest:
+                found.append(f"{what} comes before the hold of {before} has passed; allowed from {stamp(earliest)}")
+    return found
+
+
+def _stable_refusals(old: Route | None, new: Route) -> Sequence[str]:
+    if old is None or old.stable == new.stable or new.stable == old.former:
+        return ()
+    if new.stable == old.canary and old.weight == HIGHEST:
+        return ()
+    if new.stable == old.canary:
+        way = f"canary carried {old.weight} %, promotion needs {HIGHEST}; raise canary:weight first"
+    else:
+        way = "ship it as canary first, or go back to the former stable"
+    return (f"stable's template changes from {old.stable} to {new.stable} without having served as canary; {way}",)
+
+
+def _fixed_refusals(old: Route, new: Route) -> Sequence[str]:
+    found = []
+    for name, was, wanted in (
+        ("canary's template", old.canary, new.canary),
+        ("ports", old.ports, new.ports),
+        ("canary:steps", ladder_text(old.steps), ladder_text(new.steps)),
+    ):
+        if was != wanted:
+            found.append(
+                f"{name} changes from {was} to {wanted} while canary serves {old.weight} %; set canary:weight to 0 first"
+            )
+    return found
+
+
+def ladder_text(steps: Sequence[Step]) -> str:
+    """The ladder in one word, `5:300,10:300`: weight and hold in seconds."""
+    return ",".join(f"{step.weight}:{step.hold}" for step in steps)
+
+
+def ladder_from_text(text: str) -> tuple[Step, ...]:
+    """Inverse of `ladder_text`."""
+    pairs = (item.split(":") for item in text.split(",") if item)
+    return tuple(Step(weight=int(weight), hold=int(hold)) for weight, hold in pairs)
+
+
+def stamp(moment: datetime) -> str:
+    """UTC time with seconds, as written to annotations and messages."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def phase(*, canary: bool, weight: int, halted: bool) -> str:
+    """`stable` no canary · `halted` · `qa` canary at 0 · `rolling` · `baking` at 100."""
+    if not canary:
+        return "stable"
+    if halted:
+        return "halted"
+    return {LOWEST: "qa", HIGHEST: "baking"}.get(weight, "rolling")
+
+
+def refusal_text(service: str, lines: Sequence[str], old: int, new: int) -> str:
+    """One line per refusal, with the way round it that leaves a trace."""
+    way_round = f"or state canary:override {{reason, until, from: {old}, to: {new}}}"
+    return "\n".join(f"{service}: {line}; {way_round}" for line in lines)
+
+
+def covered(override: Override | None, pairs: Mapping[str, tuple[int, int]], now: datetime) -> bool:
+    """True when `override` is in force for every (recorded, wanted) weight in `pairs`."""
+    return override is not None and all(override.covers(old, new, now) for old, new in pairs.values())

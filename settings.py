@@ -1,0 +1,49 @@
+"""The only reader of the stack's configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+from pulumi.runtime import config as runtime_config
+
+from core import model
+
+
+def raw(everything: Mapping[str, Any], project: str) -> dict[str, Any]:
+    """The project's keys without their prefix; structured values arrive as JSON text, scalars as plain text."""
+    found = {}
+    for key, value in everything.items():
+        namespace, _, name = key.partition(":")
+        if namespace == project:
+            found[name] = _structured(value)
+    return found
+
+
+def _structured(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("{", "[")):
+        return json.loads(value)
+    return value
+
+
+def load() -> model.Settings:
+    """Settings of the selected stack; warnings go to the update's diagnostics.
+
+    Raises `pulumi.RunError` (one line per problem, no traceback) before any resource is registered.
+    """
+    everything = {**runtime_config.get_config_env(), **runtime_config.CONFIG.get()}
+    try:
+        settings, warnings = model.parse(raw(everything, pulumi.get_project()))
+    except model.SettingsError as error:
+        raise pulumi.RunError(str(error)) from error
+    for warning in warnings:
+        pulumi.log.warn(warning)
+    return settings
+
+
+def cluster_access() -> tuple[str | None, str | None]:
+    """(context, kubeconfig) that the Kubernetes provider uses; None leaves it to the environment."""
+    config = pulumi.Config("kubernetes")
+    return config.get("context"), config.get("kubeconfig")

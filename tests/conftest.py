@@ -1,0 +1,37 @@
+"""Options and fixtures that all tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing them")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """True when golden files are to be renewed."""
+    return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture
+def web() -> dict[str, Any]:
+    """A raw configuration with one service that is rolling out; tests change one thing in it."""
+    return {
+        "namespace": "shop",
+        "weight": 5,
+        "services": {
+            "web": {
+                "stable": {"image": "sample-web:1.0"},
+                "canary": {"image": "sample-web:2.0"},
+                "hosts": ["shop.lab.test"],
+                "rules": [
+                    {"name": "qa", "headers": {"x-canary": "true"}},
+                    {"name": "first-users", "users": ["1", "2"]},
+                ],
+            }
+        },
+    }

@@ -1,0 +1,135 @@
+"""Runs the whole program against a recording engine: no CLI, no cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import runpy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pulumi
+import yaml
+from google.protobuf import json_format
+from pulumi.runtime import mocks, settings as runtime_settings
+
+import live
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Registration:
+    """One registered resource, as the engine sees it."""
+
+    type: str
+    name: str
+    parent: str
+    custom: bool
+    inputs: dict[str, Any]
+    depends_on: list[str]
+
+
+@dataclass
+class Run:
+    """What one run of the program did."""
+
+    resources: list[Registration] = field(default_factory=list)
+    completed: set[str] = field(default_factory=set)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, kind: str) -> dict[str, Registration]:
+        """Resources whose type ends with `kind`, by name."""
+        return {one.name: one for one in self.resources if one.type.endswith(f":{kind}")}
+
+    def spec(self, kind: str, name: str) -> Any:
+        """The spec of one Kubernetes object."""
+        return self.of(kind)[name].inputs["spec"]
+
+
+class _Monitor(mocks.MockMonitor):
+    def __init__(self, run: Run, recorded: Mapping[str, Any]) -> None:
+        super().__init__(_Mocks(recorded))
+        self._run = run
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the name is gRPC's
+        inputs = json_format.MessageToDict(request.object)
+        if request.type != "pulumi:pulumi:Stack":
+            names = sorted({urn.rpartition("::")[2] for urn in request.dependencies})
+            parent = request.parent.rpartition("::")[2]
+            self._run.resources.append(
+                Registration(request.type, request.name, parent, request.custom, _whole(inputs), names)
+            )
+        return super().RegisterResource(request)
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - the name is gRPC's
+        self._run.completed.add(request.urn.rpartition("::")[2])
+        if "pulumi:pulumi:Stack" in request.urn:
+            self._run.outputs = _whole(json_format.MessageToDict(request.outputs))
+        return super().RegisterResourceOutputs(request)
+
+
+class _Mocks(mocks.Mocks):
+    def __init__(self, recorded: Mapping[str, Any]) -> None:
+        self._recorded = recorded
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        return f"{args.name}-id", args.inputs
+
+    def call(self, args: mocks.MockCallArgs) -> dict[str, Any]:
+        return {"outputs": self._recorded}
+
+
+def _whole(value: Any) -> Any:
+    """Numbers travel as floats; whole ones are written whole."""
+    if isinstance(value, dict):
+        return {key: _whole(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def without_times(text: str) -> str:
+    """Times of the run replaced by a word."""
+    return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "(time of the update)", text)
+
+
+def stack_config(stack: str) -> dict[str, Any]:
+    """The configuration of a stack file in the checkout."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return found
+
+
+def recorded_from(run: Run) -> dict[str, Any]:
+    """What the engine would have recorded of `run`."""
+    return {
+        f"urn:{one.name}": {"type": one.type, "outputs": {**one.inputs, "__inputs": one.inputs}}
+        for one in run.resources
+        if one.custom
+    }
+
+
+def run(
+    config: Mapping[str, Any], *, recorded: Mapping[str, Any] | None = None, seen: live.Live | None = None
+) -> Run:
+    """Runs `__main__.py` with `config` (keys as in a stack file) over what an earlier update `recorded`."""
+    result = Run()
+    flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    mocks.set_mocks(_Mocks({}), project="canary", stack="test", monitor=_Monitor(result, recorded or {}))
+    pulumi.runtime.set_all_config(flat)
+
+    @pulumi.runtime.test
+    def program() -> None:
+        with mock.patch.object(live, "read", return_value=seen or live.Live()):
+            namespace = runpy.run_path(str(ROOT / "__main__.py"))
+        result.outputs = namespace.get("told")  # type: ignore[assignment]
+        return result.outputs.apply(lambda told: result.__setattr__("outputs", told)) if result.outputs else None
+
+    program()
+    runtime_settings.reset_options()
+    return result
