@@ -31,7 +31,7 @@ class Live:
 def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
     """Live state of `namespace`, or as much of it as could be read."""
     # Imported late: importing a Kubernetes client costs more than all of its requests.
-    import httpx
+    import httpx2
     import lightkube
     from lightkube.core import exceptions
     from lightkube.generic_resource import create_namespaced_resource
@@ -40,31 +40,36 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
 
     try:
         client = lightkube.Client(
-            config=_config(lightkube.KubeConfig, context, kubeconfig), namespace=namespace, timeout=httpx.Timeout(TIMEOUT)
+            config=_config(lightkube.KubeConfig, context, kubeconfig),
+            namespace=namespace,
+            timeout=httpx2.Timeout(TIMEOUT),
         )
         system = client.get(Namespace, "kube-system")
         cluster = system.metadata.uid if system.metadata else None
-    except (exceptions.ConfigError, exceptions.ApiError, httpx.HTTPError, OSError, ValueError) as error:
+    except (exceptions.ConfigError, exceptions.ApiError, httpx2.HTTPError, OSError, ValueError) as error:
         pulumi.log.warn(f"the cluster could not be read, so hand edits of routes stay unseen in this run: {error}")
         return Live()
 
     def specs(kind: str, plural: str) -> Mapping[str, Any] | None:
         resource = create_namespaced_resource("networking.istio.io", "v1", kind, plural)
         try:
-            return {item.metadata.name: item.spec for item in client.list(resource) if item.metadata}
+            return {str(item.metadata.name): item.spec for item in client.list(resource) if item.metadata}
         except exceptions.ApiError:  # the kinds come with the mesh, and it may not be there yet
             return None
 
     try:
         ready = {
-            item.metadata.name: _is_ready(item.to_dict())
+            str(item.metadata.name): _is_ready(item.to_dict())
             for item in client.list(Deployment, labels={"app.kubernetes.io/managed-by": "pulumi"})
-            if item.metadata and item.metadata.name
+            if item.metadata
         }
         return Live(
-            cluster, specs("VirtualService", "virtualservices"), specs("DestinationRule", "destinationrules"), ready
+            cluster,
+            specs("VirtualService", "virtualservices"),
+            specs("DestinationRule", "destinationrules"),
+            ready,
         )
-    except (exceptions.ApiError, httpx.HTTPError) as error:
+    except (exceptions.ApiError, httpx2.HTTPError) as error:
         pulumi.log.warn(f"the namespace {namespace} could not be read, so hand edits stay unseen in this run: {error}")
         return Live(cluster)
 
@@ -75,7 +80,9 @@ def _config(loader: Any, context: str | None, kubeconfig: str | None) -> Any:
     elif kubeconfig.lstrip().startswith(("{", "apiVersion")):
         import yaml
 
-        found = loader.from_dict(json.loads(kubeconfig) if kubeconfig.lstrip()[0] == "{" else yaml.safe_load(kubeconfig))
+        found = loader.from_dict(
+            json.loads(kubeconfig) if kubeconfig.lstrip()[0] == "{" else yaml.safe_load(kubeconfig)
+        )
     else:
         found = loader.from_file(kubeconfig)
     return found.get(context_name=context) if context else found.get()

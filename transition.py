@@ -36,7 +36,9 @@ def recorded() -> dict[str, record.Record]:
     return found
 
 
-def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, now: datetime | None = None) -> plan.Transition:
+def decide(
+    settings: Settings, before: Mapping[str, record.Record], live: Live, now: datetime | None = None
+) -> plan.Transition:
     """The transition from `before` to `settings`.
 
     Raises `pulumi.RunError`, one line per refusal, when the rules forbid it.
@@ -54,9 +56,7 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
             repairs = _repairs("VirtualService", name, entry.written, live.routes)
             rule_repairs = _repairs("DestinationRule", name, entry.rule, live.rules)
             cluster = live.cluster or entry.cluster
-        notes[name] = record.annotations(
-            old, new, configured=settings.weight, now=now, cluster=cluster, repairs=repairs
-        )
+        notes[name] = record.notes(old, new, configured=settings.weight, now=now, cluster=cluster, repairs=repairs)
         rule_notes[name] = record.repair_note(rule_repairs)
     return plan.Transition(notes, rule_notes, plan.order(pairs))
 
@@ -75,7 +75,10 @@ def _refuse_other_cluster(before: Mapping[str, record.Record], live: Live) -> No
 
 
 def _refuse_forbidden(
-    settings: Settings, pairs: Mapping[str, tuple[weights.Route | None, weights.Route]], live: Live, now: datetime
+    settings: Settings,
+    pairs: Mapping[str, tuple[weights.Route | None, weights.Route]],
+    live: Live,
+    now: datetime,
 ) -> None:
     lines: list[str] = []
     broken: dict[str, tuple[int, int]] = {}

@@ -67,28 +67,25 @@ class Traffic(pulumi.ComponentResource):
         namespace = args.settings.namespace
         super().__init__("canary:index:Traffic", name, {"service": name, "namespace": namespace}, opts)
 
-        def metadata(notes: Mapping[str, str]) -> dict[str, Any]:
-            # patchForce: these two have one writer, and what somebody else wrote there does not stop an update.
-            annotations = {"pulumi.com/patchForce": "true", **notes}
-            return {"name": name, "namespace": namespace, "annotations": annotations}
+        def metadata(annotations: Mapping[str, str]) -> Any:
+            return {"name": name, "namespace": namespace, "annotations": {**annotations}}
 
+        # Waiting for endpoints would let broken pods hold back a route that leads away from them.
+        unawaited = metadata({"pulumi.com/skipAwait": "true"}) | {"labels": specs.labels(name)}
+        # The rule and the route have one writer, and what somebody else wrote there does not stop an update.
+        forced = {"pulumi.com/patchForce": "true"}
+        service_spec: Any = specs.service_spec(name, args.settings.services[name])
         self.service = Service(
             name,
-            metadata={
-                "name": name,
-                "namespace": namespace,
-                "labels": specs.labels(name),
-                # Waiting for endpoints would let broken pods hold back a route that leads away from them.
-                "annotations": {"pulumi.com/skipAwait": "true"},
-            },
-            spec=specs.service_spec(name, args.settings.services[name]),
+            metadata=unawaited,
+            spec=service_spec,
             opts=ResourceOptions(parent=self, depends_on=[args.namespace]),
         )
         self.rule = CustomResource(
             f"{name}-dr",
             api_version=API_VERSION,
             kind="DestinationRule",
-            metadata=metadata(args.rule_notes),
+            metadata=metadata({**forced, **args.rule_notes}),
             spec=routes.destination_rule_spec(name, namespace),
             opts=ResourceOptions(parent=self, depends_on=[args.namespace, *args.mesh]),
         )
@@ -96,7 +93,7 @@ class Traffic(pulumi.ComponentResource):
             f"{name}-vs",
             api_version=API_VERSION,
             kind="VirtualService",
-            metadata=metadata(args.notes),
+            metadata=metadata({**forced, **args.notes}),
             spec=routes.virtual_service_spec(name, args.settings),
             opts=ResourceOptions(parent=self, depends_on=[self.service, self.rule, *args.mesh, *args.after]),
         )

@@ -81,8 +81,6 @@ class ReleaseTrain(pulumi.ComponentResource):
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:
         """Stack outputs, derived from the written routes: an update that failed before a route does not tell of it."""
-        written = {
-            name: Output.all(metadata=traffic.route.metadata, spec=traffic.route.spec)
-            for name, traffic in self.traffic.items()
-        }
+        routes: dict[str, Any] = {name: traffic.route for name, traffic in self.traffic.items()}
+        written = {name: Output.all(metadata=route.metadata, spec=route.spec) for name, route in routes.items()}
         return Output.all(**written).apply(lambda found: outputs.summary(found, settings))

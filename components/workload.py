@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 from pulumi import ResourceOptions
@@ -33,14 +34,13 @@ class Workload(pulumi.ComponentResource):
     def __init__(self, name: str, args: WorkloadArgs, opts: ResourceOptions | None = None) -> None:
         namespace = args.settings.namespace
         super().__init__("canary:index:Workload", name, {"service": args.service, "version": args.version}, opts)
+        labels = specs.labels(args.service) | {"version": args.version}
+        metadata: Any = {"name": name, "namespace": namespace, "labels": labels}
+        spec: Any = specs.deployment_spec(args.service, args.version, args.track, args.settings.ready_timeout)
         self.deployment = Deployment(
             name,
-            metadata={
-                "name": name,
-                "namespace": namespace,
-                "labels": specs.labels(args.service) | {"version": args.version},
-            },
-            spec=specs.deployment_spec(args.service, args.version, args.track, args.settings.ready_timeout),
+            metadata=metadata,
+            spec=spec,
             opts=ResourceOptions(parent=self, depends_on=list(args.after)),
         )
         self.register_outputs({})

@@ -111,7 +111,9 @@ def problems(rule: Rule) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
     """(path below the rule, value, text) of each condition that cannot be used."""
     identifying = rule.headers or rule.cookies or rule.query or rule.users
     if not identifying and rule.to == "canary":
-        text = "matches no header, cookie, query parameter or user, so it would send everybody to canary; add a condition"
+        text = (
+            "matches no header, cookie, query parameter or user, so it would send everybody to canary; add a condition"
+        )
         yield (), rule.name, text
     elif not identifying and rule.uri is None and rule.method is None:
         yield (), rule.name, "matches everything; add a condition"
@@ -126,7 +128,11 @@ def problems(rule: Rule) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
     if rule.uri is not None:
         yield from _text_problems(("uri",), rule.uri)
     if len(rule.cookies) > 1 or (rule.cookies and "cookie" in {name.lower() for name in rule.headers}):
-        yield ("cookies",), list(rule.cookies), "asks for two conditions on one header, Istio keeps one; use two rules"
+        yield (
+            ("cookies",),
+            list(rule.cookies),
+            "asks for two conditions on one header, Istio keeps one; use two rules",
+        )
     if len(rule.users) > MOST_USERS:
         text = f"lists more than {MOST_USERS} users; give them a header of their own and match that"
         yield ("users",), len(rule.users), text
@@ -135,7 +141,9 @@ def problems(rule: Rule) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
         yield ("users",), len(rule.users), text
 
 
-def _text_problems(path: tuple[str | int, ...], match: StringMatch) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
+def _text_problems(
+    path: tuple[str | int, ...], match: StringMatch
+) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
     if match.prefix == "":
         yield path, match.spec(), "has an empty prefix; use present: true"
     if match.regex is None:
@@ -149,7 +157,11 @@ def _text_problems(path: tuple[str | int, ...], match: StringMatch) -> Iterator[
         re2.compile(match.regex, options)
     except re2.error as error:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        yield path, match.regex, f"is no RE2 expression ({reason}); RE2 has no look-around and no back-references"
+        yield (
+            path,
+            match.regex,
+            f"is no RE2 expression ({reason}); RE2 has no look-around and no back-references",
+        )
 
 
 def hides(earlier: Rule, later: Rule, user_header: str) -> bool:

@@ -1,7 +1,7 @@
 """The settings of one stack as data: types, ranges, defaults, and the words for what is wrong with them.
 
-`parse` turns the raw configuration (plain dicts, lists and strings) into `Settings`.  This module reads no configuration
-itself and knows nothing of pulumi, so editors, checks and tests use the same rules as the program.
+`parse` turns the raw configuration (plain dicts, lists and strings) into `Settings`.  This module reads no
+configuration itself and knows nothing of pulumi, so editors, checks and tests use the same rules as the program.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Service(Model):
         own = {name: value for name, value in track if value is not None}
         return Track.model_construct(**(shared | own | {"env": self.env | (track.env or {})}))
 
-    def tracks(self) -> Iterator[tuple[Literal["stable", "canary"], Track]]:
+    def tracks(self) -> Iterator[tuple[str, Track]]:
         """The tracks that exist, resolved."""
         yield "stable", self.resolved(self.stable)
         if self.canary is not None:
@@ -331,7 +331,9 @@ def _remove(data: dict[str, Any], path: Sequence[str | int]) -> None:
 
 
 def _from_pydantic(data: Mapping[str, Any], error: Any) -> Problem:
-    path = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith(("function-", "Match"))))
+    path = tuple(
+        part for part in error["loc"] if not (isinstance(part, str) and part.startswith(("function-", "Match")))
+    )
     path = tuple(part for part in path if part not in ("[key]", "str"))
     kind, value, text = error["type"], error["input"], str(error["msg"])
     if kind == "extra_forbidden":
@@ -366,7 +368,8 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
         if part in table:
             model = table[part]
         elif part in ("services", "rules", "steps"):
-            model = {"services": Service, "rules": Rule, "steps": Rung}[str(part)]
+            parts: dict[str, type[Model]] = {"services": Service, "rules": Rule, "steps": Rung}
+            model = parts[str(part)]
     return sorted(field.alias or name for name, field in model.model_fields.items())
 
 
@@ -390,7 +393,7 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
     owner: dict[str, str] = {}
     for name, service in settings.services.items():
         if len(name) > LONGEST_SERVICE:
-            text = f"is longer than {LONGEST_SERVICE} characters, and {name[:8]}...-canary would not fit a label; shorten it"
+            text = f"has more than {LONGEST_SERVICE} characters, and {name[:8]}...-canary would fit no label; shorten it"
             yield Problem(("services", name), name, text, None)
         for index, host in enumerate(service.hosts):
             if (first := owner.setdefault(host, name)) != name or host in service.hosts[:index]:
@@ -411,6 +414,8 @@ def _check_rules(name: str, service: Service) -> Iterator[Problem]:
             yield Problem((*at, *field), value, text, whole)
         for earlier in service.rules[:index]:
             if matches.hides(earlier, rule, service.user_header):
-                text = f"is never reached: every request it matches is taken by rule {earlier.name}; move it up or drop it"
+                text = (
+                    f"is never reached: all it matches is taken by rule {earlier.name}; move it up or drop it"
+                )
                 yield Problem(at, rule.name, text, whole)
                 break

@@ -1,7 +1,7 @@
 """Which write waits for which: the direction of a change decides the order.
 
-Up: pods ready → route.  Down: route → pods.  A route waits for canary only when canary's share rises (or canary is new),
-and for stable only when stable's template changes, so that nothing unready can hold back a revert.
+Up: pods ready → route.  Down: route → pods.  A route waits for canary only when canary's share rises (or canary is
+new), and for stable only when stable's template changes, so that nothing unready can hold back a revert.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Order:
 def order(pairs: Mapping[str, tuple[weights.Route | None, weights.Route]]) -> dict[str, Order]:
     """The order of writes for each service, from (recorded, wanted)."""
     canaries = {
-        (name, "canary") for name, (old, new) in pairs.items() if weights.rises(old, new) or weights.adds_canary(old, new)
+        (name, "canary")
+        for name, (old, new) in pairs.items()
+        if weights.rises(old, new) or weights.adds_canary(old, new)
     }
     stables = {(name, "stable") for name, (old, new) in pairs.items() if weights.changes_stable(old, new)}
     found = {}
@@ -37,7 +39,9 @@ def order(pairs: Mapping[str, tuple[weights.Route | None, weights.Route]]) -> di
         if canaries & {(name, "canary")} or stables & {(name, "stable")}:
             after |= stables
         falling = weights.falls(old, new) and not after
-        waiting = {track for track in ("stable", "canary") if falling and not (track == "canary" and new.canary is None)}
+        waiting = {
+            track for track in ("stable", "canary") if falling and not (track == "canary" and new.canary is None)
+        }
         found[name] = Order(frozenset(after), frozenset(waiting))
     return found
 

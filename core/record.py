@@ -1,7 +1,8 @@
 """What an update leaves behind for the next one, and what the next one reads of it.
 
 The record lives on the VirtualService, next to the route it describes: if the route was not written, neither was the
-record.  The engine hands back the inputs of the last successful write, so this works in preview too and without a cluster.
+record.  The engine hands back the inputs of the last successful write, so this works in preview too and without a
+cluster.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Record:
-    """What the last update wrote for one service; `configured` is the weight of its settings, `rule` its DestinationRule."""
+    """What the last update wrote for one service: `configured` is its settings' weight, `rule` its DestinationRule."""
 
     route: weights.Route
     configured: int
@@ -38,8 +39,8 @@ class Record:
 
 
 def _notes(inputs: Mapping[str, Any]) -> dict[str, str]:
-    annotations = inputs.get("metadata", {}).get("annotations", {})
-    return {key.removeprefix(PREFIX): str(value) for key, value in annotations.items() if key.startswith(PREFIX)}
+    written = inputs.get("metadata", {}).get("annotations", {})
+    return {key.removeprefix(PREFIX): str(value) for key, value in written.items() if key.startswith(PREFIX)}
 
 
 def _written(inputs: Mapping[str, Any]) -> Written:
@@ -48,26 +49,32 @@ def _written(inputs: Mapping[str, Any]) -> Written:
 
 def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any] | None) -> Record | None:
     """The record in the inputs of both objects as last applied; None where it is none of ours."""
-    notes = _notes(virtual_service)
-    if "stable" not in notes:
+    found = _notes(virtual_service)
+    if "stable" not in found:
         return None
     spec = virtual_service["spec"]
     opened, shielded = routes.exposure(spec["http"])
     shares = {leg["destination"]["subset"]: int(leg["weight"]) for leg in spec["http"][-1]["route"]}
     route = weights.Route(
         weight=shares["canary"],
-        stable=notes["stable"],
-        canary=notes.get("canary") or None,
-        former=notes.get("former") or None,
-        halted=notes.get("halted") == "true",
-        ports=notes.get("ports", ""),
-        steps=weights.ladder_from_text(notes.get("steps", "")),
+        stable=found["stable"],
+        canary=found.get("canary") or None,
+        former=found.get("former") or None,
+        halted=found.get("halted") == "true",
+        ports=found.get("ports", ""),
+        steps=weights.ladder_from_text(found.get("steps", "")),
         opened=opened,
         shielded=shielded,
-        since=datetime.strptime(notes["since"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC),
+        since=datetime.strptime(found["since"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC),
     )
     rule = _written(destination_rule) if destination_rule else None
-    return Record(route, int(notes.get("weight", shares["canary"])), notes.get("cluster") or None, _written(virtual_service), rule)
+    return Record(
+        route,
+        int(found.get("weight", shares["canary"])),
+        found.get("cluster") or None,
+        _written(virtual_service),
+        rule,
+    )
 
 
 def wanted(name: str, settings: Settings) -> weights.Route:
@@ -86,7 +93,7 @@ def wanted(name: str, settings: Settings) -> weights.Route:
     )
 
 
-def annotations(
+def notes(
     old: weights.Route | None,
     new: weights.Route,
     *,
@@ -96,7 +103,7 @@ def annotations(
     repairs: int,
 ) -> dict[str, str]:
     """The record to write with `new`; `configured` is the weight of the settings, which `halted` makes void."""
-    notes = {
+    found = {
         "weight": str(configured),
         "stable": new.stable,
         "canary": new.canary or "",
@@ -108,7 +115,7 @@ def annotations(
         "cluster": cluster or "",
         "repairs": str(repairs),
     }
-    return {f"{PREFIX}{key}": value for key, value in notes.items()}
+    return {f"{PREFIX}{key}": value for key, value in found.items()}
 
 
 def repair_note(repairs: int) -> dict[str, str]:

@@ -37,7 +37,11 @@ def gateway_spec(settings: Settings) -> dict[str, Any]:
     servers = [http]
     if settings.gateway.tls_secret is not None:
         http["tls"] = {"httpsRedirect": True}
-        tls = {"mode": "SIMPLE", "credentialName": settings.gateway.tls_secret, "minProtocolVersion": "TLSV1_2"}
+        tls = {
+            "mode": "SIMPLE",
+            "credentialName": settings.gateway.tls_secret,
+            "minProtocolVersion": "TLSV1_2",
+        }
         servers.append({"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": hosts, "tls": tls})
     return {"selector": {"istio": INGRESS.removeprefix("istio-")}, "servers": servers}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 LOWEST, HIGHEST = 0, 100
 """Bounds of a weight, in per cent of the requests that no rule and no stamp decides."""
@@ -32,9 +33,9 @@ class Step:
 class Route:
     """How one service's traffic is split: as last written (recorded), or as the settings want it.
 
-    `weight` is the effective one: 0 when canary is absent or halted.  `stable`, `canary` and `former` are fingerprints of
-    pod templates; `former` is what stable ran before its last change.  `opened` and `shielded` are the matches that send
-    to canary, and those that keep from it.  `since` is when the present share was first written.
+    `weight` is the effective one: 0 when canary is absent or halted.  `stable`, `canary` and `former` are
+    fingerprints of pod templates; `former` is what stable ran before its last change.  `opened` and `shielded` are
+    the matches that send to canary, and those that keep from it.  `since` is when the present share was first written.
     """
 
     weight: int
@@ -89,7 +90,7 @@ def ladder_problem(weights: Sequence[int]) -> str | None:
         return "must name at least one weight"
     if any(not 1 <= weight <= HIGHEST for weight in weights):
         return f"every weight must be 1 to {HIGHEST}"
-    if any(low >= high for low, high in zip(weights, weights[1:], strict=False)):
+    if any(low >= high for low, high in pairwise(weights)):
         return "must rise from step to step"
     return None
 
@@ -100,7 +101,7 @@ def next_rung(steps: Sequence[Step], weight: int) -> int:
 
 
 def hold_of(steps: Sequence[Step], weight: int) -> int:
-    """Seconds to stay at `weight`: the hold of the rung, or of the nearest rung above where it is none of the ladder."""
+    """Seconds to stay at `weight`: the hold of the rung, or of the next one above where `weight` is no rung."""
     if weight == LOWEST or not steps:
         return 0
     return min((step for step in steps if step.weight >= weight), key=lambda step: step.weight, default=steps[-1]).hold
@@ -144,7 +145,8 @@ def since(old: Route | None, new: Route, now: datetime) -> datetime:
 
 
 def former(old: Route | None, new: Route) -> str | None:
-    """Fingerprint of the template to which stable may return at once; none after a return: what was left is no haven."""
+    """Fingerprint of the template to which stable may return at once; none after a return: what was left is no
+    haven."""
     if old is None or new.stable == old.former:
         return None
     return old.former if old.stable == new.stable else old.stable
@@ -207,7 +209,7 @@ def _fixed_refusals(old: Route, new: Route) -> Sequence[str]:
     ):
         if was != wanted:
             found.append(
-                f"{name} changes from {was} to {wanted} while canary serves {old.weight} %; set canary:weight to 0 first"
+                f"{name} changes from {was} to {wanted} while canary serves {old.weight} %; set canary:weight to 0"
             )
     return found
 

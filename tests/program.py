@@ -15,7 +15,8 @@ from unittest import mock
 import pulumi
 import yaml
 from google.protobuf import json_format
-from pulumi.runtime import mocks, settings as runtime_settings
+from pulumi.runtime import mocks
+from pulumi.runtime import settings as runtime_settings
 
 import live
 
@@ -64,23 +65,21 @@ class _Monitor(mocks.MockMonitor):
             self._run.resources.append(
                 Registration(request.type, request.name, parent, request.custom, _whole(inputs), names)
             )
-        return super().RegisterResource(request)
+        return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - the name is gRPC's
         self._run.completed.add(request.urn.rpartition("::")[2])
-        if "pulumi:pulumi:Stack" in request.urn:
-            self._run.outputs = _whole(json_format.MessageToDict(request.outputs))
-        return super().RegisterResourceOutputs(request)
+        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
 
 class _Mocks(mocks.Mocks):
     def __init__(self, recorded: Mapping[str, Any]) -> None:
         self._recorded = recorded
 
-    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         return f"{args.name}-id", args.inputs
 
-    def call(self, args: mocks.MockCallArgs) -> dict[str, Any]:
+    def call(self, args: mocks.MockCallArgs) -> Any:
         return {"outputs": self._recorded}
 
 
@@ -113,9 +112,7 @@ def recorded_from(run: Run) -> dict[str, Any]:
     }
 
 
-def run(
-    config: Mapping[str, Any], *, recorded: Mapping[str, Any] | None = None, seen: live.Live | None = None
-) -> Run:
+def run(config: Mapping[str, Any], *, recorded: Mapping[str, Any] | None = None, seen: live.Live | None = None) -> Run:
     """Runs `__main__.py` with `config` (keys as in a stack file) over what an earlier update `recorded`."""
     result = Run()
     flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
@@ -123,13 +120,11 @@ def run(
     mocks.set_mocks(_Mocks({}), project="canary", stack="test", monitor=_Monitor(result, recorded or {}))
     pulumi.runtime.set_all_config(flat)
 
-    @pulumi.runtime.test
-    def program() -> None:
+    def program() -> pulumi.Output[None]:
         with mock.patch.object(live, "read", return_value=seen or live.Live()):
-            namespace = runpy.run_path(str(ROOT / "__main__.py"))
-        result.outputs = namespace.get("told")  # type: ignore[assignment]
-        return result.outputs.apply(lambda told: result.__setattr__("outputs", told)) if result.outputs else None
+            told = runpy.run_path(str(ROOT / "__main__.py")).get("told")
+        return pulumi.Output.from_input(told).apply(lambda outputs: result.outputs.update(outputs or {}))
 
-    program()
+    pulumi.runtime.test(program)()  # type: ignore[no-untyped-call]
     runtime_settings.reset_options()
     return result

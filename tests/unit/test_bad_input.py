@@ -24,26 +24,86 @@ def _rules(*rules: dict[str, Any]) -> Change:
 
 CASES: list[tuple[str, Change, str, str]] = [
     ("weight below 0", lambda raw: raw.update(weight=-1), "canary:weight: got -1", "integer from 0 to 100"),
-    ("weight above 100", lambda raw: raw.update(weight="101"), "canary:weight: got '101'", "integer from 0 to 100"),
-    ("weight with decimals", lambda raw: raw.update(weight="5.5"), "canary:weight: got '5.5'", "integer from 0 to 100"),
-    ("weight as a float", lambda raw: raw.update(weight=5.0), "canary:weight: got 5.0", "integer from 0 to 100"),
-    ("weight as a word", lambda raw: raw.update(weight="abc"), "canary:weight: got 'abc'", "integer from 0 to 100"),
-    ("weight as a truth value", lambda raw: raw.update(weight=True), "canary:weight: got True", "integer from 0"),
-    ("image missing", lambda raw: _service(raw).update(stable={}), "services.web.stable.image: got nothing", "add it"),
-    ("canary image missing", lambda raw: _service(raw).update(canary={}), "web.canary.image: got nothing", "add it"),
-    ("key with a typing error", lambda raw: raw.update(wieght=5), "canary:wieght: got 5", "did you mean weight?"),
-    ("unknown key", lambda raw: _service(raw).update(colour="red"), "web.colour: got 'red'", "known here: canary, "),
+    (
+        "weight above 100",
+        lambda raw: raw.update(weight="101"),
+        "canary:weight: got '101'",
+        "integer from 0 to 100",
+    ),
+    (
+        "weight with decimals",
+        lambda raw: raw.update(weight="5.5"),
+        "canary:weight: got '5.5'",
+        "integer from 0 to 100",
+    ),
+    (
+        "weight as a float",
+        lambda raw: raw.update(weight=5.0),
+        "canary:weight: got 5.0",
+        "integer from 0 to 100",
+    ),
+    (
+        "weight as a word",
+        lambda raw: raw.update(weight="abc"),
+        "canary:weight: got 'abc'",
+        "integer from 0 to 100",
+    ),
+    (
+        "weight as a truth value",
+        lambda raw: raw.update(weight=True),
+        "canary:weight: got True",
+        "integer from 0",
+    ),
+    (
+        "image missing",
+        lambda raw: _service(raw).update(stable={}),
+        "services.web.stable.image: got nothing",
+        "add it",
+    ),
+    (
+        "canary image missing",
+        lambda raw: _service(raw).update(canary={}),
+        "web.canary.image: got nothing",
+        "add it",
+    ),
+    (
+        "key with a typing error",
+        lambda raw: raw.update(wieght=5),
+        "canary:wieght: got 5",
+        "did you mean weight?",
+    ),
+    (
+        "unknown key",
+        lambda raw: _service(raw).update(colour="red"),
+        "web.colour: got 'red'",
+        "known here: canary, ",
+    ),
     (
         "unknown key of a track",
         lambda raw: _service(raw)["stable"].update(cpu=1),
         "web.stable.cpu: got 1",
         "known here: drain, env, image",
     ),
-    ("weight without canary", lambda raw: _service(raw).pop("canary"), "canary:weight: got 5", "set weight to 0"),
-    ("ladder not rising", lambda raw: raw.update(steps=[5, 25, 25]), "canary:steps: got [5, 25, 25]", "must rise"),
+    (
+        "weight without canary",
+        lambda raw: _service(raw).pop("canary"),
+        "canary:weight: got 5",
+        "set weight to 0",
+    ),
+    (
+        "ladder not rising",
+        lambda raw: raw.update(steps=[5, 25, 25]),
+        "canary:steps: got [5, 25, 25]",
+        "must rise",
+    ),
     ("ladder empty", lambda raw: raw.update(steps=[]), "canary:steps: got []", "at least one weight"),
     ("ladder with 0", lambda raw: raw.update(steps=[0, 5]), "canary:steps: got [0, 5]", "1 to 100"),
-    ("hold without a unit", lambda raw: raw.update(steps=[{"weight": 5, "hold": "15"}]), "hold: got '15'", "15m"),
+    (
+        "hold without a unit",
+        lambda raw: raw.update(steps=[{"weight": 5, "hold": "15"}]),
+        "hold: got '15'",
+        "15m",
+    ),
     ("host *", lambda raw: _service(raw).update(hosts=["*"]), "web.hosts[0]: got '*'", "full DNS name"),
     ("rule without match", _rules({"name": "all"}), "rules[0]: got 'all'", "add a condition"),
     ("rule by path only", _rules({"name": "all", "uri": "/a"}), "rules[0]: got 'all'", "add a condition"),
@@ -67,7 +127,10 @@ CASES: list[tuple[str, Change, str, str]] = [
     ),
     (
         "rule that is never reached",
-        _rules({"name": "a", "headers": {"x": {"prefix": "b"}}}, {"name": "c", "headers": {"x": "beta", "y": "1"}}),
+        _rules(
+            {"name": "a", "headers": {"x": {"prefix": "b"}}},
+            {"name": "c", "headers": {"x": "beta", "y": "1"}},
+        ),
         "rules[1]: got 'c'",
         "taken by rule a",
     ),
@@ -142,7 +205,9 @@ ONLY_CANARY: list[tuple[str, Change]] = [
 
 @pytest.mark.parametrize("down", [{"weight": 0}, {"weight": "0"}, {"halted": True}, {"halted": "true"}], ids=str)
 @pytest.mark.parametrize("change", [case[1] for case in ONLY_CANARY], ids=[case[0] for case in ONLY_CANARY])
-def test_a_revert_passes_whatever_is_wrong_with_canary(web: dict[str, Any], change: Change, down: dict[str, Any]) -> None:
+def test_a_revert_passes_whatever_is_wrong_with_canary(
+    web: dict[str, Any], change: Change, down: dict[str, Any]
+) -> None:
     change(web)
     web.update(down)
     settings, warnings = model.parse(web)
@@ -193,7 +258,12 @@ def test_dates_work_quoted_or_not(web: dict[str, Any], until: str) -> None:
 
     for text in (until, f'"{until}"'):
         end = yaml.safe_load(text)
-        override = {"reason": "x", "until": str(end) if not isinstance(end, str) else end, "from": 5, "to": 50}
+        override = {
+            "reason": "x",
+            "until": str(end) if not isinstance(end, str) else end,
+            "from": 5,
+            "to": 50,
+        }
         settings, _ = model.parse(web | {"override": override})
         assert settings.override is not None
         assert settings.override.until.date().isoformat() == "2026-12-01"

@@ -15,7 +15,9 @@ from tests.program import Run
 VS = "VirtualService"
 
 
-def lab(weight: int | None = None, *, canary: str | None = None, stable: str | None = None, **more: Any) -> dict[str, Any]:
+def lab(
+    weight: int | None = None, *, canary: str | None = None, stable: str | None = None, **more: Any
+) -> dict[str, Any]:
     """The lab's configuration with a few keys changed."""
     config = copy.deepcopy(program.stack_config("lab"))
     web = config["canary:services"]["web"]
@@ -175,7 +177,9 @@ def _seen(run: Run, **changes: Any) -> live.Live:
 
 
 @pytest.mark.parametrize(("kind", "name", "field"), [(VS, "web-vs", "routes"), ("DestinationRule", "web-dr", "rules")])
-def test_an_edited_object_is_written_again_although_the_settings_did_not_change(kind: str, name: str, field: str) -> None:
+def test_an_edited_object_is_written_again_although_the_settings_did_not_change(
+    kind: str, name: str, field: str
+) -> None:
     config = lab(0, canary="sample-web:2.0")
     before = after(lab(), config)
     recorded = program.recorded_from(before)
@@ -189,7 +193,9 @@ def test_an_edited_object_is_written_again_although_the_settings_did_not_change(
 def test_what_nobody_edited_is_not_written_again() -> None:
     before = after(lab(), lab(5, canary="sample-web:2.0"))
     again = program.run(
-        lab(5, canary="sample-web:2.0"), recorded=program.recorded_from(before), seen=_seen(before, cluster=None)
+        lab(5, canary="sample-web:2.0"),
+        recorded=program.recorded_from(before),
+        seen=_seen(before, cluster=None),
     )
     assert changed(before, again) == []
 
@@ -198,7 +204,9 @@ def test_another_cluster_than_the_last_one_is_refused() -> None:
     run = after(lab(), lab(5, canary="sample-web:2.0"), seen=live.Live(cluster="one"))
     with pytest.raises(pulumi.RunError, match="kubernetes:context leads to cluster two"):
         program.run(
-            lab(0, canary="sample-web:2.0"), recorded=program.recorded_from(run), seen=live.Live(cluster="two")
+            lab(0, canary="sample-web:2.0"),
+            recorded=program.recorded_from(run),
+            seen=live.Live(cluster="two"),
         )
 
 
@@ -214,8 +222,6 @@ def test_an_override_lets_its_change_pass_and_shows_in_the_outputs() -> None:
 
     until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     override = {"reason": "black friday", "until": until, "from": 5, "to": 50}
-    run = after(
-        lab(), lab(5, canary="sample-web:2.0"), lab(50, canary="sample-web:2.0", override=override)
-    )
+    run = after(lab(), lab(5, canary="sample-web:2.0"), lab(50, canary="sample-web:2.0", override=override))
     assert run.outputs["weight"] == 50
     assert run.outputs["override"]["reason"] == "black friday"

@@ -76,7 +76,9 @@ def test_every_route_has_a_name_a_timeout_and_retries(web: dict[str, Any]) -> No
 
 def test_no_retries_means_attempts_0_and_nothing_beside_it(web: dict[str, Any]) -> None:
     web["services"]["web"]["retries"] = 0
-    assert all(route["retries"] == {"attempts": 0} for route in _spec(web)["http"]), "Istio refuses other fields beside 0"
+    assert all(route["retries"] == {"attempts": 0} for route in _spec(web)["http"]), (
+        "Istio refuses other fields beside 0"
+    )
 
 
 def test_a_service_without_public_hosts_is_reachable_inside_the_mesh_only(web: dict[str, Any]) -> None:
@@ -93,7 +95,10 @@ def test_public_and_mesh_callers_meet_the_same_routes(web: dict[str, Any]) -> No
 
 
 def test_the_destination_rule_always_holds_both_subsets() -> None:
-    assert [subset["name"] for subset in routes.destination_rule_spec("web", "shop")["subsets"]] == ["stable", "canary"]
+    assert [subset["name"] for subset in routes.destination_rule_spec("web", "shop")["subsets"]] == [
+        "stable",
+        "canary",
+    ]
 
 
 def test_users_become_one_anchored_and_escaped_expression(web: dict[str, Any]) -> None:

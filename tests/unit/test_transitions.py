@@ -58,10 +58,18 @@ ALLOWED: dict[str, tuple[Route | None, Route]] = {
 REFUSED: dict[str, tuple[Route | None, Route, str]] = {
     "a skipped rung": (route(5), route(25), "set canary:weight to 10 first"),
     "more than the first rung at once": (None, route(10), "set canary:weight to 5 first"),
-    "a jump to where it was before the halt": (route(0, halted=True), route(25), "set canary:weight to 5 first"),
-    "too early": (route(5, since=NOW - timedelta(seconds=299)), route(10), "allowed from 2026-11-21T12:00:01Z"),
+    "a jump to where it was before the halt": (
+        route(0, halted=True),
+        route(25),
+        "set canary:weight to 5 first",
+    ),
+    "too early": (
+        route(5, since=NOW - timedelta(seconds=299)),
+        route(10),
+        "allowed from 2026-11-21T12:00:01Z",
+    ),
     "another canary in flight": (route(5), route(10, canary="v3"), "canary's template changes from v2 to v3"),
-    "another canary at 100": (route(100), route(100, canary="v3"), "set canary:weight to 0 first"),
+    "another canary at 100": (route(100), route(100, canary="v3"), "set canary:weight to 0"),
     "other ports in flight": (route(5), route(5, ports="80:8080"), "ports changes from 80:3000 to 80:8080"),
     "another ladder in flight": (route(5), route(5, steps=STEPS[:2]), "canary:steps changes"),
     "promotion before 100": (route(50), route(0, stable="v2", canary=None), "raise canary:weight first"),
@@ -95,9 +103,7 @@ def test_a_rise_passes_in_the_second_its_hold_ends() -> None:
     assert refused(route(5, since=NOW - timedelta(seconds=300)), route(10)) == []
 
 
-@pytest.mark.parametrize(
-    "new", [route(10), route(5, opened=frozenset("b"))], ids=["a higher weight", "a wider rule"]
-)
+@pytest.mark.parametrize("new", [route(10), route(5, opened=frozenset("b"))], ids=["a higher weight", "a wider rule"])
 def test_a_reason_in_hold_stops_every_rise(new: Route) -> None:
     assert "'incident 42'" in refused(route(5), new, hold="incident 42")[0]
 
