@@ -54,8 +54,10 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
         resource = create_namespaced_resource("networking.istio.io", "v1", kind, plural)
         try:
             return {str(item.metadata.name): item.spec for item in client.list(resource) if item.metadata}
-        except exceptions.ApiError:  # the kinds come with the mesh, and it may not be there yet
-            return None
+        except httpx2.HTTPStatusError as error:  # ApiError is one too
+            if error.response.status_code == httpx2.codes.NOT_FOUND:  # the kinds come with the mesh: not there yet
+                return None
+            raise
 
     try:
         ready = {

@@ -27,8 +27,8 @@ def recorded() -> dict[str, record.Record]:
     for state in ((answer or {}).get("outputs") or {}).values():
         group, _, kind = str(state.get("type")).rpartition(":")
         if group == ISTIO and kind in inputs:
-            applied = state["outputs"].get("__inputs") or state["outputs"]
-            inputs[kind][applied["metadata"]["name"]] = applied
+            # Not the inputs: after a write that failed those hold what was refused, not what serves.
+            inputs[kind][state["outputs"]["metadata"]["name"]] = state["outputs"]
     found = {}
     for name, applied in inputs["VirtualService"].items():
         if entry := record.read(applied, inputs["DestinationRule"].get(name)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi import ResourceOptions
+from pulumi import CustomTimeouts, ResourceOptions
 from pulumi_kubernetes.apps.v1 import Deployment
 
 from core import specs
@@ -37,10 +37,12 @@ class Workload(pulumi.ComponentResource):
         labels = specs.labels(args.service) | {"version": args.version}
         metadata: Any = {"name": name, "namespace": namespace, "labels": labels}
         spec: Any = specs.deployment_spec(args.service, args.version, args.track, args.settings.ready_timeout)
+        # The provider waits for its own limit, whatever the Deployment's progress deadline says.
+        limit = CustomTimeouts(create=f"{args.settings.ready_timeout}s", update=f"{args.settings.ready_timeout}s")
         self.deployment = Deployment(
             name,
             metadata=metadata,
             spec=spec,
-            opts=ResourceOptions(parent=self, depends_on=list(args.after)),
+            opts=ResourceOptions(parent=self, depends_on=list(args.after), custom_timeouts=limit),
         )
         self.register_outputs({})

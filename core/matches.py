@@ -22,6 +22,9 @@ LONGEST_REGEX = 1024
 MOST_USERS = 500
 """More than that is an audience, not a list."""
 
+ANY = {"regex": ".*"}
+"""Present with any value.  Istio's own word is an empty map, which the Kubernetes provider takes for a difference."""
+
 RESERVED_HEADERS = ("x-deployment", "x-deployment-reason")
 """Stamps of the edge; the routes that read them are fixed."""
 
@@ -47,8 +50,8 @@ class StringMatch(BaseModel):
         return self
 
     def spec(self) -> dict[str, str]:
-        """As Istio writes it; `{}` means present."""
-        return {} if self.present else self.model_dump(exclude_none=True)
+        """As Istio writes it."""
+        return ANY if self.present else self.model_dump(exclude_none=True)
 
     def accepts(self, value: str | None) -> bool:
         """True when a header or parameter with this value (None: absent) matches."""

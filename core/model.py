@@ -393,7 +393,7 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
     owner: dict[str, str] = {}
     for name, service in settings.services.items():
         if len(name) > LONGEST_SERVICE:
-            text = f"has more than {LONGEST_SERVICE} characters, and {name[:8]}...-canary would fit no label; shorten it"
+            text = f"has more than {LONGEST_SERVICE} characters, and {name[:8]}...-canary fits no label; shorten it"
             yield Problem(("services", name), name, text, None)
         for index, host in enumerate(service.hosts):
             if (first := owner.setdefault(host, name)) != name or host in service.hosts[:index]:
@@ -414,8 +414,6 @@ def _check_rules(name: str, service: Service) -> Iterator[Problem]:
             yield Problem((*at, *field), value, text, whole)
         for earlier in service.rules[:index]:
             if matches.hides(earlier, rule, service.user_header):
-                text = (
-                    f"is never reached: all it matches is taken by rule {earlier.name}; move it up or drop it"
-                )
+                text = f"is never reached: all it matches is taken by rule {earlier.name}; move it up or drop it"
                 yield Problem(at, rule.name, text, whole)
                 break

@@ -89,7 +89,7 @@ def _http(name: str, service: Service, settings: Settings) -> Iterator[dict[str,
             # A revert does not wait for the edge: its percentage may still stamp green for minutes.
             yield route("edge-green-late", [destination("stable")], stamped({"exact": "green"}, "bucket"))
         yield route("edge-green", [destination("canary")], stamped({"exact": "green"}))
-        yield route("edge-stamped", [destination("stable")], stamped({}))
+        yield route("edge-stamped", [destination("stable")], stamped(matches.ANY))
     shares = zip(("stable", "canary"), weights.split(weight), strict=True)
     yield route("default", [destination(track) | {"weight": share} for track, share in shares])
 

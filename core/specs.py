@@ -32,10 +32,11 @@ def deployment_spec(name: str, version: str, track: Track, ready_timeout: int) -
         "name": name,
         "image": track.image,
         "ports": [{"name": "http", "containerPort": track.target_port}],
-        "env": [{"name": key, "value": value} for key, value in sorted((track.env or {}).items())],
         "readinessProbe": _probe(track, failures=1),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
+    if track.env:
+        container["env"] = [{"name": key, "value": value} for key, value in sorted(track.env.items())]
     if track.probe is not None:
         container["livenessProbe"] = _probe(track, failures=5)
     if track.resources:
