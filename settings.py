@@ -24,7 +24,10 @@ def raw(everything: Mapping[str, Any], project: str) -> dict[str, Any]:
 
 def _structured(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("{", "[")):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value  # the model names the key and shows the text
     return value
 
 

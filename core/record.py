@@ -44,33 +44,66 @@ def _notes(inputs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _written(inputs: Mapping[str, Any]) -> Written:
-    return Written(inputs["spec"], int(_notes(inputs).get("repairs", "0")))
+    return Written(inputs["spec"], _number(_notes(inputs).get("repairs", ""), 0))
+
+
+def canary_share(spec: Mapping[str, Any]) -> int:
+    """Per cent that the last route of a VirtualService gives canary; Istio divides by the sum of the weights."""
+    legs = ((spec.get("http") or [{}])[-1].get("route")) or []
+    given = [(leg.get("destination", {}).get("subset"), int(leg.get("weight") or 0)) for leg in legs]
+    if len(given) == 1:
+        return weights.HIGHEST if given[0][0] == "canary" else weights.LOWEST
+    total = sum(weight for _, weight in given)
+    return (
+        round(weights.HIGHEST * sum(weight for subset, weight in given if subset == "canary") / total) if total else 0
+    )
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isdigit() else otherwise
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, weights.STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _ladder(text: str) -> tuple[weights.Step, ...]:
+    try:
+        return weights.ladder_from_text(text)
+    except ValueError:
+        return ()
 
 
 def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any] | None) -> Record | None:
-    """The record in the inputs of both objects as last applied; None where it is none of ours."""
+    """The record in both objects as last written; None where it is none of ours.
+
+    Hands may have been on them (a refresh records hand edits too): whatever stands there, reading it does not fail.
+    """
     found = _notes(virtual_service)
     if "stable" not in found:
         return None
     spec = virtual_service["spec"]
-    opened, shielded = routes.exposure(spec["http"])
-    shares = {leg["destination"]["subset"]: int(leg["weight"]) for leg in spec["http"][-1]["route"]}
+    opened, shielded = routes.exposure(spec.get("http") or [])
+    weight = canary_share(spec)
     route = weights.Route(
-        weight=shares["canary"],
+        weight=weight,
         stable=found["stable"],
         canary=found.get("canary") or None,
         former=found.get("former") or None,
         halted=found.get("halted") == "true",
         ports=found.get("ports", ""),
-        steps=weights.ladder_from_text(found.get("steps", "")),
+        steps=_ladder(found.get("steps", "")),
         opened=opened,
         shielded=shielded,
-        since=datetime.strptime(found["since"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC),
+        since=_moment(found.get("since", "")),
     )
     rule = _written(destination_rule) if destination_rule else None
     return Record(
         route,
-        int(found.get("weight", shares["canary"])),
+        _number(found.get("weight", ""), weight),
         found.get("cluster") or None,
         _written(virtual_service),
         rule,

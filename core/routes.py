@@ -104,8 +104,9 @@ def exposure(http: Sequence[Mapping[str, Any]]) -> tuple[frozenset[str], frozens
     for route in http:
         if not str(route.get("name", "")).startswith("rule-"):
             continue
-        target = opened if route["route"][0]["destination"].get("subset") == "canary" else shielded
-        for match in route.get("match", []):
+        subsets = {leg.get("destination", {}).get("subset") for leg in route.get("route") or []}
+        target = opened if "canary" in subsets else shielded
+        for match in route.get("match") or []:
             target.update(_spread(match))
     return frozenset(opened), frozenset(shielded)
 

@@ -20,6 +20,9 @@ LOWEST, HIGHEST = 0, 100
 LONGEST_OVERRIDE = timedelta(hours=24)
 """An exception that outlives a day is a new rule; write it as one."""
 
+STAMP = "%Y-%m-%dT%H:%M:%SZ"
+"""How times are written: UTC, to the second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -227,7 +230,7 @@ def ladder_from_text(text: str) -> tuple[Step, ...]:
 
 def stamp(moment: datetime) -> str:
     """UTC time with seconds, as written to annotations and messages."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.strftime(STAMP)
 
 
 def phase(*, canary: bool, weight: int, halted: bool) -> str:
