@@ -1,0 +1,60 @@
+# The verbs of the project. Each sets up what it needs first: the first run builds tools for some minutes, later ones
+# find everything in ${CANARY_CACHE:-~/.cache/canary}. `make test ARGS='-k gateway -x'` hands words on.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+PY := .venv/bin/python
+ARGS ?=
+SOURCES := *.py components core policies lab tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-python demo test check lab lab-down lab-status bench golden lock
+
+help:
+	@echo 'make demo        the main job: a canary climbs, is promoted; the next one is reverted'
+	@echo 'make test        every test, lab included'
+	@echo 'make check       format, lint, types, import layers, unit tests, line counts (no lab)'
+	@echo 'make lab         start the lab; lab-down stops it, lab-status shows it'
+	@echo 'make bench       benchmarks'
+	@echo 'make golden      renew the golden files'
+	@echo 'make lock        renew requirements.txt from requirements.in (needs uv)'
+
+setup:
+	@$(PYTHON) -m lab.setup
+
+setup-python:
+	@$(PYTHON) -m lab.setup --python-only
+
+demo: setup
+	@$(PY) -m lab.demo $(ARGS)
+
+test: setup
+	@$(PY) -m pytest $(ARGS)
+
+check: setup-python
+	@echo 'format'; $(PY) -m ruff format --check --quiet . || { $(PY) -m ruff format --check .; exit 1; }
+	@echo 'lint'; $(PY) -m ruff check --quiet .
+	@echo 'types'; $(PY) -m mypy --strict $(SOURCES)
+	@echo 'import layers'; .venv/bin/lint-imports --no-cache
+	@echo 'unit tests'; $(PY) -m pytest -q -m 'not lab' $(ARGS)
+	@$(PY) -m lab.linecount
+
+lab: setup
+	@$(PY) -m lab up $(ARGS)
+
+lab-down: setup-python
+	@$(PY) -m lab down $(ARGS)
+
+lab-status: setup-python
+	@$(PY) -m lab status $(ARGS)
+
+bench: setup
+	@$(PY) -m lab.bench $(ARGS)
+
+golden: setup-python
+	@$(PY) -m pytest tests/unit/test_golden.py --update-golden $(ARGS)
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		requirements.in -o requirements.txt

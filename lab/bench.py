@@ -1,0 +1,198 @@
+"""`make bench`: what a weight step costs, against a floor measured in the same run.
+
+The floor is a Pulumi program that declares one VirtualService and nothing else, on the same engine, provider and
+cluster. Writes `bench/results.json` and `docs/benchmarks.md`; prints ratios.  No test is decided here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lab import load, namespace
+from lab.parts import all_parts
+from lab.paths import LAB, ROOT
+from lab.stack import Stack
+
+RUNS = 7
+RATE = 200
+
+FLOOR = '''"""The least a program can do for a weight step."""
+
+import pulumi
+from pulumi_kubernetes.apiextensions import CustomResource
+
+weight = pulumi.Config().require_int("weight")
+host = "floor.shop.svc.cluster.local"
+legs = [(track, share) for track, share in (("stable", 100 - weight), ("canary", weight))]
+route = [{"destination": {"host": host, "subset": track}, "weight": share} for track, share in legs]
+CustomResource(
+    "floor",
+    api_version="networking.istio.io/v1",
+    kind="VirtualService",
+    metadata={"name": "floor", "namespace": "shop"},
+    spec={"hosts": [host], "http": [{"name": "default", "route": route}]},
+)
+'''
+
+
+class Floor(Stack):
+    """The floor program as a stack of its own."""
+
+    def __init__(self) -> None:
+        folder = LAB / "bench" / "floor"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "__main__.py").write_text(FLOOR)
+        options = f"{{virtualenv: {ROOT / '.venv'}}}"
+        (folder / "Pulumi.yaml").write_text(f"name: floor\nruntime: {{name: python, options: {options}}}\n")
+        super().__init__(folder / "Pulumi.lab.yaml", project=folder)
+        ensure(self)
+
+    def weigh(self, weight: int) -> None:
+        """Sets the weight."""
+        text = "".join(line for line in self.file.read_text().splitlines(True) if "salt" in line)
+        self.file.write_text(f"{text}config: {{'floor:weight': {weight}}}\n")
+
+
+def ensure(stack: Stack) -> None:
+    """Makes the stack if it is not there."""
+    if stack.run("stack", "output").code:
+        stack.run("stack", "init", stack.name).check()
+
+
+def alternate(floor: Floor, stack: Stack) -> tuple[list[float], list[float]]:
+    """(floor, ours): wall seconds of weight steps 5 → 10 → 5 …, in turns, so that both meet the same machine."""
+    floors, ours = [], []
+    for run in range(RUNS):
+        weight = 10 if run % 2 == 0 else 5
+        floor.weigh(weight)
+        floors.append(floor.up().check().seconds)
+        stack.edit(weight=weight)
+        ours.append(stack.up().check().seconds)
+        print(f"  floor {floors[-1]:.2f} s, ours {ours[-1]:.2f} s", flush=True)
+    return floors, ours
+
+
+def begin(stack: Stack) -> None:
+    """Canary at 5 %."""
+    stack.service(canary={"image": "sample-web:2.0"})
+    stack.edit(weight=5)
+    stack.up().check()
+
+
+def to_last_answer(stack: Stack, url: str) -> tuple[list[float], int]:
+    """Seconds from the start of an `up` from 50 to 0 to the last answer by canary, and requests lost meanwhile."""
+    found, lost = [], 0
+    for _ in range(3):
+        for weight in (5, 10, 25, 50):
+            stack.edit(weight=weight)
+            stack.up().check()
+        with load.Steady(url, RATE) as steady:
+            time.sleep(1)
+            stack.edit(weight=0)
+            start = time.time()
+            stack.up().check()
+            time.sleep(1)
+            last = max(answer.at for answer in steady.answers() if answer.version == "canary")
+            counts = steady.counts()
+        found.append(last - start)
+        lost += counts.lost + counts.refused
+        print(f"  last answer by canary {found[-1]:.2f} s after the start of the update", flush=True)
+    return found, lost
+
+
+def main() -> int:
+    """Runs everything and writes both files."""
+    subprocess.run([sys.executable, "-m", "lab", "up"], cwd=ROOT, check=True)
+    state = namespace.running()
+    namespace.enter(state)
+    results: dict[str, object] = {
+        "when": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "parts": {part.name: "real" if part.real else "stand-in" for part in all_parts()},
+    }
+    floor = Floor()
+
+    def measure(title: str, stack: Stack, goal: float) -> None:
+        print(f"bench: weight step, {title}", flush=True)
+        floors, ours = alternate(floor, stack)
+        ratio = statistics.median(ours) / statistics.median(floors)
+        results[title] = {"floor_s": floors, "ours_s": ours, "ratio": round(ratio, 3), "goal": goal}
+        print(f"bench: {title}: {ratio:.2f} x the floor (goal {goal})", flush=True)
+
+    one = Stack(LAB / "bench" / "one.yaml")
+    _fresh(one)
+    begin(one)
+    measure("mesh and services in one stack", one, 1.7)
+    print("bench: revert from 50 under load", flush=True)
+    seconds, lost = to_last_answer(one, state.environment["GATEWAY_URL"])
+    results["up to last canary answer"] = {"seconds": seconds, "lost": lost}
+    one.destroy().check()
+    _apart(measure)
+    _write(results)
+    return 0
+
+
+def _apart(measure: Callable[[str, Stack, float], None]) -> None:
+    """The mesh in a stack of its own, by the same program."""
+    mesh, apps = (
+        Stack(LAB / "bench" / "mesh.yaml", "bench-mesh"),
+        Stack(LAB / "bench" / "apps.yaml", "bench-apps"),
+    )
+    for stack in (mesh, apps):
+        stack.reset()
+    mesh.edit(services=None)
+    apps.edit(istio={"install": False})
+    for stack in (mesh, apps):
+        ensure(stack)
+        stack.up().check()
+    begin(apps)
+    measure("mesh in a stack of its own", apps, 1.25)
+    for stack in (apps, mesh):
+        stack.destroy().check()
+
+
+def _fresh(stack: Stack) -> None:
+    stack.reset()
+    if stack.resources():
+        stack.destroy().check()
+    stack.up().check()
+
+
+def _write(results: dict[str, object]) -> None:
+    folder = ROOT / "bench"
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    lines = ["# Benchmarks", "", "Written by `make bench`; the floor is measured in the same run.", ""]
+    lines += [f"{results['when']}, {results['machine']}.", ""]
+    lines += ["| what | floor, median s | ours, median s | ratio | goal |", "|---|---|---|---|---|"]
+    for title, found in results.items():
+        if isinstance(found, dict) and "ratio" in found:
+            floor, ours = (statistics.median(found[key]) for key in ("floor_s", "ours_s"))
+            lines.append(
+                f"| weight step, {title} | {floor:.2f} | {ours:.2f} | {found['ratio']:.2f} | {found['goal']} |"
+            )
+    revert = results["up to last canary answer"]
+    assert isinstance(revert, dict)
+    worst, middle = max(revert["seconds"]), statistics.median(revert["seconds"])
+    lines += [
+        "",
+        f"Start of `up` (50 → 0) to the last answer by canary: median {middle:.2f} s, worst {worst:.2f} s;",
+    ]
+    lines += [f"{revert['lost']} requests lost at {RATE} per second.", ""]
+    parts = results["parts"]
+    assert isinstance(parts, dict)
+    lines += ["Parts: " + ", ".join(f"{name} ({what})" for name, what in parts.items()) + ".", ""]
+    Path(ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Stand-ins for the Pulumi plugins that no package registry offers: the Python language host, the Kubernetes provider.
+
+`install` writes them as executables; the Pulumi engine finds plugins by name on PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lab.parts import Part
+
+LANGUAGE = "pulumi-language-python"
+LANGUAGE_EXEC = "pulumi-language-python-exec"
+KUBERNETES = "pulumi-resource-kubernetes"
+
+_MODULES = {LANGUAGE: "language_host", KUBERNETES: "kubernetes_provider"}
+_WRAPPER = """#!/bin/sh
+# Starts the lab's stand-in for {name}; written by `python -m lab up`.
+PYTHONPATH="{root}${{PYTHONPATH:+:$PYTHONPATH}}" exec "{python}" -m lab.plugins.{module} {extra}"$@"
+"""
+
+
+def _exec_file(parts: Mapping[str, Part]) -> Path:
+    """The file that runs a Python program for the language host; it comes with the engine's sources."""
+    from lab.parts import find  # not above: the plugins import this package, and have to start fast
+
+    beside = [Path(parts[name].path or "").parent for name in ("pulumi", LANGUAGE) if name in parts]
+    found = [Path(os.environ.get("LAB_PULUMI_EXEC", "")), *(folder / LANGUAGE_EXEC for folder in beside)]
+    for candidate in [*found, find(LANGUAGE_EXEC)]:
+        if candidate and candidate.is_file():
+            return candidate
+    looked = ", ".join(str(folder) for folder in beside) or "the parts"
+    raise FileNotFoundError(f"{LANGUAGE_EXEC} is neither in {looked} nor in the cache: run `python3 -m lab.setup`")
+
+
+def install(bin_dir: Path, python: Path, parts: Mapping[str, Part]) -> None:
+    """Write an executable for each plugin that is missing. A real one wins: what an earlier run wrote for it goes."""
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    for name, module in _MODULES.items():
+        target = bin_dir / name
+        if name in parts and parts[name].real:
+            target.unlink(missing_ok=True)
+            continue
+        extra = ""
+        if name == LANGUAGE:
+            copy = bin_dir / LANGUAGE_EXEC
+            shutil.copyfile(_exec_file(parts), copy)
+            copy.chmod(0o755)
+            extra = f'--exec "{copy}" '
+        root = Path(__file__).resolve().parents[2]
+        text = _WRAPPER.format(name=name, root=root, python=python, module=module, extra=extra)
+        partial = target.with_suffix(".new")  # a running engine never sees half a file
+        partial.write_text(text)
+        partial.chmod(0o755)
+        partial.replace(target)

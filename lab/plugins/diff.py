@@ -1,0 +1,121 @@
+"""What changed between the recorded object and the program, as readable paths, and what forces a new object.
+
+The lists follow pulumi-kubernetes 4.32: fields that the API server refuses to change in place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from lab.plugins.protos import JSON, UNKNOWN
+
+ADD, UPDATE, DELETE = "add", "update", "delete"
+_MISSING = object()
+
+_FORCED: dict[str, tuple[str, ...]] = {
+    "apps/v1/Deployment": ("spec.selector",),
+    "apps/v1/DaemonSet": ("spec.selector",),
+    "apps/v1/StatefulSet": (
+        "spec.selector",
+        "spec.podManagementPolicy",
+        "spec.revisionHistoryLimit",
+        "spec.serviceName",
+        "spec.volumeClaimTemplates",
+    ),
+    "batch/v1/Job": ("spec.selector", "spec.completions", "spec.parallelism", "spec.template"),
+    "v1/Service": ("spec.clusterIP",),
+    "v1/Pod": ("spec",),
+    "rbac.authorization.k8s.io/v1/RoleBinding": ("roleRef",),
+    "rbac.authorization.k8s.io/v1/ClusterRoleBinding": ("roleRef",),
+}
+_SECRET = ("type", "stringData", "data")
+
+
+def force_new(obj: Mapping[str, Any], mutable_configmaps: bool = False, mutable_secrets: bool = False) -> list[str]:
+    """Paths whose change makes a new object."""
+    kind = f"{obj.get('apiVersion')}/{obj.get('kind')}"
+    immutable = obj.get("immutable") is True
+    paths = ["metadata.name", "metadata.namespace", *_FORCED.get(kind, ())]
+    if kind == "v1/Secret":
+        paths += _SECRET[:1] if mutable_secrets and not immutable else _SECRET
+    if kind == "v1/ConfigMap" and (immutable or not mutable_configmaps):
+        paths += ["binaryData", "data"]
+    return paths
+
+
+def changes(old: JSON, new: JSON, ignore: list[str] | None = None) -> dict[str, str]:
+    """Changed path → add, update or delete."""
+    found = dict(_walk((), old, new))
+    return {path: how for path, how in found.items() if not any(_within(path, other) for other in ignore or [])}
+
+
+def replacements(found: Mapping[str, str], old: JSON, new: JSON, forced: list[str]) -> list[str]:
+    """Those of the changed paths that force a new object: in or below a forced one, or holding one."""
+
+    def touches(path: str, rule: str) -> bool:
+        holds = _within(rule, path) and any(_has(side, rule.split(".")) for side in (old, new))
+        return _within(path, rule) or holds
+
+    return [path for path in found if any(touches(path, rule) for rule in forced)]
+
+
+def _walk(path: tuple[str | int, ...], old: Any, new: Any) -> Iterator[tuple[str, str]]:
+    if new is _MISSING:
+        yield _show(path), DELETE
+    elif old is _MISSING:
+        yield _show(path), ADD
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _walk((*path, key), old.get(key, _MISSING), new.get(key, _MISSING))
+    elif isinstance(old, list) and isinstance(new, list):
+        for index in range(max(len(old), len(new))):
+            a, b = (side[index] if index < len(side) else _MISSING for side in (old, new))
+            yield from _walk((*path, index), a, b)
+    elif new is UNKNOWN or not _same(path, old, new):
+        yield _show(path), UPDATE
+
+
+def _show(path: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.search(r'[."\[\]]', part):
+            text += '["' + part.replace('"', '\\"') + '"]'
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def _same(path: tuple[str | int, ...], old: Any, new: Any) -> bool:
+    if isinstance(old, bool) or isinstance(new, bool):
+        return old is new
+    sized = bool({"limits", "requests"} & set(path))
+    return bool(old == new) or (sized and quantity(old) is not None and quantity(old) == quantity(new))
+
+
+_SUFFIX: dict[str, Decimal | int] = {"m": Decimal("0.001"), "": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_SUFFIX |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def quantity(value: Any) -> Decimal | None:
+    """A resource quantity as a number (the API server gives `1000m` back as `1`)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", str(value))
+    return Decimal(match[1]) * _SUFFIX[match[2]] if match and match[2] in _SUFFIX else None
+
+
+def _within(path: str, outer: str) -> bool:
+    """Whether `path` is `outer` or below it; `[*]` in `outer` stands for any index."""
+    pattern = re.escape(outer).replace(r"\[\*\]", r"\[[0-9]+\]")
+    return re.match(rf"{pattern}(?![^.\[])", path) is not None
+
+
+def _has(obj: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(obj, dict) or key not in obj:
+            return False
+        obj = obj[key]
+    return True

@@ -1,0 +1,238 @@
+"""One pod on the lab's node: bound, given an address, run, reported, and in the end stopped and removed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from lab.addresses import Loopback, Pool
+from lab.containers import ConfigError, Container, expand, now
+from lab.control_plane import NODE
+from lab.kube import STRATEGIC, Api, ApiError, Json
+from lab.namespace import NODE_IP
+from lab.paths import LAB
+
+_RETRY_SECONDS = 0.2
+
+
+class Pod:
+    """Everything the node does for one pod, in one task."""
+
+    def __init__(self, api: Api, addresses: Pool, loopback: Loopback, pod: Json) -> None:
+        self.object = pod
+        self._api = api
+        self._pool = addresses
+        self._loopback = loopback
+        self._meta = pod["metadata"]
+        self._path = f"/api/v1/namespaces/{self._meta['namespace']}/pods/{self._meta['name']}"
+        self._label = f"{self._meta['namespace']}.{self._meta['name']}"
+        self._deleted = asyncio.Event()  # a deletion time is set, or the object is gone
+        self._gone = False
+        self._dirty = asyncio.Event()
+        self._containers: list[Container] = []
+        self._since: dict[str, tuple[str, str]] = {}
+        self._address = ""
+        self._task = asyncio.create_task(self._run())
+
+    def update(self, pod: Json) -> None:
+        self.object = pod
+        if pod["metadata"].get("deletionTimestamp"):
+            self._deleted.set()
+
+    def vanish(self) -> None:
+        """The object was removed, by force or by another hand."""
+        self._gone = True
+        self._deleted.set()
+
+    async def finished(self) -> None:
+        await self._task
+
+    async def _run(self) -> None:
+        try:
+            await self._live()
+        except Exception as error:  # one pod's trouble must not end the node
+            print(f"node: pod {self._label}: {error!r}", flush=True)
+            raise
+
+    async def _live(self) -> None:
+        if self._meta.get("deletionTimestamp"):
+            self._deleted.set()
+        if not self.object["spec"].get("nodeName") and not await self._bind():
+            return
+        host_network = self.object["spec"].get("hostNetwork", False)
+        before: Json = self.object.get("status") or {}
+        self._address = NODE_IP if host_network else self._pool.take(before.get("podIP"))
+        if not host_network:
+            await self._loopback.add(self._address)
+        told = {status["name"]: status for status in before.get("containerStatuses") or []}
+        self._containers = [
+            Container(self.object, spec, self._address, self._environment, self._dirty.set, told.get(spec["name"], {}))
+            for spec in self.object["spec"]["containers"]
+        ]
+        running = [asyncio.create_task(container.run()) for container in self._containers]
+        publishing = asyncio.create_task(self._publish())
+        self._dirty.set()
+        await self._deleted.wait()
+        seconds = self.object["metadata"].get("deletionGracePeriodSeconds")
+        grace = 0.0 if self._gone else float(30 if seconds is None else seconds)
+        await asyncio.gather(*(container.stop(grace) for container in self._containers))
+        await asyncio.gather(*running)
+        publishing.cancel()
+        if not host_network:
+            await self._loopback.remove(self._address)
+            self._pool.give_back(self._address)
+        await self._remove()
+
+    async def _bind(self) -> bool:
+        """Bind the pod to the only node; False if it went away meanwhile."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": self._meta["name"]}, "target": target}
+        while not self._deleted.is_set():
+            try:
+                await self._api.create(f"{self._path}/binding", binding)
+                return True
+            except ApiError as error:
+                if error.code == 409 and self.object["spec"].get("nodeName") == NODE:
+                    return True
+                if error.code == 404:
+                    return False
+                print(f"node: pod {self._label} could not be bound: {error}", flush=True)
+            except httpx.HTTPError as error:
+                print(f"node: pod {self._label} could not be bound: {error!r}", flush=True)
+            await asyncio.sleep(_RETRY_SECONDS)
+        return False
+
+    async def _remove(self) -> None:
+        shutil.rmtree(LAB / "pods" / self._label, ignore_errors=True)
+        while not self._gone:
+            try:
+                await self._api.delete(self._path, grace=0, uid=self._meta["uid"])
+                return
+            except (httpx.HTTPError, ApiError) as error:
+                print(f"node: pod {self._label} could not be removed: {error!r}", flush=True)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _publish(self) -> None:
+        """Report the status whenever it changed; what changes meanwhile goes with the next report."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            change = {"metadata": {"uid": self._meta["uid"]}, "status": self._status()}
+            try:
+                await self._api.patch(f"{self._path}/status", change, STRATEGIC)
+            except ApiError as error:
+                if error.code == 404:
+                    return
+                print(f"node: status of pod {self._label}: {error}", flush=True)
+                if error.code >= 500:
+                    self._dirty.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+            except httpx.HTTPError:  # the API server is away; the watch says so in the log
+                self._dirty.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _phase(self) -> str:
+        states = [container.state for container in self._containers]
+        if all("terminated" in state for state in states) and self.object["spec"].get("restartPolicy") != "Always":
+            return "Failed" if any(state["terminated"]["exitCode"] for state in states) else "Succeeded"
+        begun = all("waiting" not in c.state or c.last_state or c.restarts for c in self._containers)
+        return "Running" if begun else "Pending"
+
+    def _condition(self, kind: str, good: bool, reason: str = "") -> Json:
+        status = "True" if good else "False"
+        known, since = self._since.get(kind, ("", ""))
+        if known != status:
+            since = now()
+            self._since[kind] = (status, since)
+        told = {"type": kind, "status": status, "lastTransitionTime": since}
+        return told if good else told | {"reason": reason}
+
+    def _status(self) -> Json:
+        unready = [container.name for container in self._containers if not container.ready]
+        gates = {gate["conditionType"] for gate in self.object["spec"].get("readinessGates") or []}
+        passed = {c["type"] for c in (self.object.get("status") or {}).get("conditions") or [] if c["status"] == "True"}
+        return {
+            "phase": self._phase(),
+            "podIP": self._address,
+            "podIPs": [{"ip": self._address}],
+            "hostIP": NODE_IP,
+            "hostIPs": [{"ip": NODE_IP}],
+            "startTime": self._meta["creationTimestamp"],
+            "conditions": [
+                self._condition("PodScheduled", True),
+                self._condition("Initialized", True),
+                self._condition("ContainersReady", not unready, "ContainersNotReady"),
+                self._condition("Ready", not unready and gates <= passed, "ContainersNotReady"),
+            ],
+            "containerStatuses": [container.status() for container in self._containers],
+        }
+
+    async def _environment(self, spec: Mapping[str, Any], address: str) -> dict[str, str]:
+        """A container's variables from `envFrom` and `env`."""
+        found: dict[str, str] = {}
+        for source in spec.get("envFrom") or []:
+            for kind, plural in (("configMapRef", "configmaps"), ("secretRef", "secrets")):
+                if kind in source:
+                    data = await self._data(plural, source[kind], whole=True)
+                    found |= {source.get("prefix", "") + name: value for name, value in data.items()}
+        for variable in spec.get("env") or []:
+            if "valueFrom" in variable:
+                value = await self._value_from(variable["valueFrom"], spec, address)
+                if value is not None:
+                    found[variable["name"]] = value
+            else:
+                found[variable["name"]] = expand(str(variable.get("value") or ""), found)
+        return found
+
+    async def _value_from(self, source: Mapping[str, Any], spec: Mapping[str, Any], address: str) -> str | None:
+        if "fieldRef" in source:
+            return self._field(source["fieldRef"]["fieldPath"], address)
+        if "resourceFieldRef" in source:
+            kind, _, name = str(source["resourceFieldRef"]["resource"]).partition(".")
+            amount = ((spec.get("resources") or {}).get(kind) or {}).get(name)
+            return str(amount if amount is not None else os.cpu_count() or 1)
+        for kind, plural in (("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")):
+            if kind in source:
+                return (await self._data(plural, source[kind], whole=False)).get(source[kind]["key"])
+        raise ConfigError(f"the lab's node does not support valueFrom {', '.join(source)}")
+
+    def _field(self, path: str, address: str) -> str:
+        meta = self.object["metadata"]
+        for name in ("labels", "annotations"):
+            prefix = f"metadata.{name}['"
+            if path.startswith(prefix):
+                return str((meta.get(name) or {}).get(path.removeprefix(prefix).removesuffix("']"), ""))
+        known = {
+            "metadata.name": meta["name"],
+            "metadata.namespace": meta["namespace"],
+            "metadata.uid": meta["uid"],
+            "spec.nodeName": NODE,
+            "spec.serviceAccountName": self.object["spec"].get("serviceAccountName", "default"),
+            "status.podIP": address,
+            "status.podIPs": address,
+            "status.hostIP": NODE_IP,
+        }
+        if path not in known:
+            raise ConfigError(f"the lab's node does not support fieldPath {path}; it knows {', '.join(known)}")
+        return str(known[path])
+
+    async def _data(self, plural: str, reference: Mapping[str, Any], *, whole: bool) -> dict[str, str]:
+        name, namespace = reference.get("name", ""), self._meta["namespace"]
+        try:
+            item = await self._api.get(f"/api/v1/namespaces/{namespace}/{plural}/{name}")
+        except (ApiError, httpx.HTTPError) as error:
+            if reference.get("optional") and isinstance(error, ApiError) and error.code == 404:
+                return {}
+            raise ConfigError(f"{plural[:-1]} {namespace}/{name} could not be read: {error}") from error
+        data: dict[str, str] = dict(item.get("data") or {})
+        if plural == "secrets":
+            data = {field: base64.b64decode(value).decode(errors="replace") for field, value in data.items()}
+        if not whole and reference["key"] not in data and not reference.get("optional"):
+            raise ConfigError(f"couldn't find key {reference['key']} in {plural[:-1]} {namespace}/{name}")
+        return data

@@ -1,0 +1,285 @@
+"""`python -m lab.telemetry`: Envoy's access logs as metrics with Istio's names and labels, for Prometheus to scrape.
+
+Stock Envoy has no `istio.stats` filter, so this stands in for it: gateways report as `source`, waypoints as `waypoint`,
+and a request that never got an endpoint has an unknown destination workload, as in ambient mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.kube import Api, Informer
+from lab.paths import LAB
+
+Json = dict[str, Any]
+# Istio's default histogram buckets in milliseconds.
+BUCKETS = (
+    0.5,
+    1,
+    5,
+    10,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1000,
+    2500,
+    5000,
+    10000,
+    30000,
+    60000,
+    300000,
+    600000,
+    1800000,
+    3600000,
+)
+REPORTERS = {"gateway": "source", "waypoint": "waypoint"}
+UNKNOWN = "unknown"
+TICK = 0.5
+MAX_LOG_BYTES = 8 * 1024 * 1024
+KEEP_SECONDS = 60
+LABELS = (
+    "reporter", "source_workload", "source_workload_namespace", "source_canonical_service", "destination_workload",
+    "destination_workload_namespace", "destination_app", "destination_version", "destination_canonical_service",
+    "destination_canonical_revision", "destination_service", "destination_service_name",
+    "destination_service_namespace", "request_protocol", "response_code", "response_flags",
+    "connection_security_policy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a pod's address says about who answered or asked."""
+
+    name: str = UNKNOWN
+    namespace: str = UNKNOWN
+    app: str = UNKNOWN
+    version: str = UNKNOWN
+    canonical_service: str = UNKNOWN
+    canonical_revision: str = UNKNOWN
+
+
+NOBODY = Workload()
+
+
+def workload_of(pod: Mapping[str, Any]) -> Workload:
+    meta = pod["metadata"]
+    labels: dict[str, str] = meta.get("labels") or {}
+    owner: Json = next((o for o in meta.get("ownerReferences") or [] if o.get("controller")), {})
+    name = str(owner.get("name") or meta["name"])
+    suffix = labels.get("pod-template-hash")
+    if owner.get("kind") == "ReplicaSet" and suffix:
+        name = name.removesuffix(f"-{suffix}")
+    app = labels.get("app", UNKNOWN)
+    service = labels.get("service.istio.io/canonical-name") or labels.get("app.kubernetes.io/name") or labels.get("app")
+    revision = labels.get("service.istio.io/canonical-revision") or labels.get("app.kubernetes.io/version")
+    return Workload(
+        name,
+        meta.get("namespace", UNKNOWN),
+        app,
+        labels.get("version", UNKNOWN),
+        service or name,
+        revision or labels.get("version") or "latest",
+    )
+
+
+@dataclass
+class Series:
+    count: int = 0
+    total_ms: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+
+
+class Metrics:
+    """Counters by label values; series are never dropped, as in a proxy, so that rates never go backwards."""
+
+    def __init__(self) -> None:
+        self.series: dict[tuple[str, ...], Series] = {}
+        self.skipped = 0
+
+    def add(self, entry: Json, proxy: Workload, workloads: Mapping[str, Workload]) -> None:
+        reporter = REPORTERS.get(str(entry.get("role")))
+        if reporter is None or entry.get("method") is None:  # a connection that never became a request
+            self.skipped += 1
+            return
+        address = str(entry.get("upstream_host") or "").rpartition(":")[0]
+        flags = str(entry.get("response_flags") or "-")
+        # Without a connection nobody learnt who the peer is.
+        target = NOBODY if "UF" in flags.split(",") else workloads.get(address, NOBODY)
+        source = proxy if reporter == "source" else workloads.get(str(entry.get("client")), NOBODY)
+        host, name, namespace = destination_service(str(entry.get("upstream_cluster") or ""))
+        key = (
+            reporter, source.name, source.namespace, source.canonical_service, target.name, target.namespace,
+            target.app,
+            target.version, target.canonical_service, target.canonical_revision, host, name, namespace, "http",
+            str(entry.get("response_code", 0)), flags, UNKNOWN,
+        )  # fmt: skip
+        series = self.series.setdefault(key, Series())
+        duration = float(entry.get("duration") or 0)
+        series.count += 1
+        series.total_ms += duration
+        series.buckets[bisect_left(BUCKETS, duration)] += 1
+
+    def text(self) -> str:
+        """Prometheus' text format."""
+        totals = ["# TYPE istio_requests_total counter"]
+        times = ["# TYPE istio_request_duration_milliseconds histogram"]
+        for key, series in sorted(self.series.items()):
+            labels = ",".join(f'{n}="{_escape(v)}"' for n, v in zip(LABELS, key, strict=True))
+            totals.append(f"istio_requests_total{{{labels}}} {series.count}")
+            running = 0
+            for limit, number in zip([*map(str, BUCKETS), "+Inf"], series.buckets, strict=True):
+                running += number
+                times.append(f'istio_request_duration_milliseconds_bucket{{{labels},le="{limit}"}} {running}')
+            times.append(f"istio_request_duration_milliseconds_sum{{{labels}}} {series.total_ms:g}")
+            times.append(f"istio_request_duration_milliseconds_count{{{labels}}} {series.count}")
+        return "\n".join([*totals, *times, ""])
+
+
+def destination_service(cluster: str) -> tuple[str, str, str]:
+    """`outbound|80|canary|web.shop.svc.cluster.local` -> host, name, namespace; unknown where no cluster was found."""
+    parts = cluster.split("|")
+    if len(parts) != 4:
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    host = parts[3]
+    labels = host.split(".")
+    return host, labels[0], labels[1] if len(labels) > 1 else UNKNOWN
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+class Tail:
+    """Reads whole new lines of one growing file, and empties it when it is large and read to its end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        self.rest = b""
+        self.inode = 0
+
+    def lines(self) -> list[bytes]:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return []
+        if status.st_ino != self.inode or status.st_size < self.offset:  # replaced or emptied
+            self.inode, self.offset, self.rest = status.st_ino, 0, b""
+        if status.st_size == self.offset:
+            # Envoy appends, so it goes on at the new end; done at a quiet moment, so that no line is lost.
+            if self.offset > MAX_LOG_BYTES:
+                os.truncate(self.path, 0)
+                self.offset, self.rest = 0, b""
+            return []
+        with self.path.open("rb") as source:
+            source.seek(self.offset)
+            data = source.read()
+        self.offset += len(data)
+        *whole, self.rest = (self.rest + data).split(b"\n")
+        return whole
+
+
+class Telemetry:
+    def __init__(self, folder: Path, api: Api) -> None:
+        self.folder = folder
+        self.metrics = Metrics()
+        self.tails: dict[Path, Tail] = {}
+        self.workloads: dict[str, Workload] = {}
+        self.proxies: dict[str, Workload] = {}
+        self.pods = Informer(api, "/api/v1/pods", self._pod)
+
+    def _pod(self, change: str, pod: Json) -> None:
+        # Deleted pods stay known: their last requests are logged after they have gone, and addresses are not
+        # soon reused.
+        if change == "DELETED":
+            return
+        workload = workload_of(pod)
+        address = (pod.get("status") or {}).get("podIP")
+        if address:
+            self.workloads[address] = workload
+        self.proxies[f"{pod['metadata']['namespace']}.{pod['metadata']['name']}"] = workload
+
+    def _is_finished(self, path: Path) -> bool:
+        """Read to its end, and the pod that wrote it has gone a while ago."""
+        tail = self.tails.get(path)
+        if tail is None or path.stem in {".".join(name) for name in self.pods.items} or not path.exists():
+            return False
+        status = path.stat()
+        return status.st_size == tail.offset and status.st_mtime < time.time() - KEEP_SECONDS
+
+    def read(self) -> None:
+        for path in list(self.folder.glob("*.jsonl")):
+            if self._is_finished(path):
+                path.unlink(missing_ok=True)
+                self.tails.pop(path, None)
+                continue
+            tail = self.tails.setdefault(path, Tail(path))
+            proxy = self.proxies.get(path.stem, NOBODY)
+            for line in tail.lines():
+                try:
+                    self.metrics.add(json.loads(line), proxy, self.workloads)
+                except ValueError:
+                    self.metrics.skipped += 1
+                    print(f"telemetry: {path.name}: not an access log line: {line[:120]!r}", flush=True)
+
+    async def follow(self) -> None:
+        await self.pods.synced.wait()
+        while True:
+            self.read()
+            await asyncio.sleep(TICK)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request per connection is enough for a scraper and a test."""
+        request = (await reader.readline()).split()
+        path = request[1].split(b"?")[0] if len(request) > 1 else b""
+        if path == b"/metrics":
+            self.read()
+            status, body = "200 OK", self.metrics.text().encode()
+        elif path in (b"/healthz", b"/ready"):
+            status, body = ("200 OK", b"ok\n") if self.pods.synced.is_set() else ("503 Service Unavailable", b"")
+        else:
+            status, body = "404 Not Found", b""
+        head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {len(body)}\r\n"
+        writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+async def serve(address: str, port: int, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    async with Api() as api:
+        telemetry = Telemetry(folder, api)
+        server = await asyncio.start_server(telemetry.answer, address, port)
+        print(f"telemetry: {folder} as Istio's metrics on http://{address}:{port}/metrics", flush=True)
+        work = asyncio.gather(telemetry.pods.run(), telemetry.follow(), server.serve_forever())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+        try:
+            await work
+        except asyncio.CancelledError:
+            print("telemetry: stopped", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", default=os.environ.get("TELEMETRY_ADDRESS", "10.244.0.1"))
+    parser.add_argument("--port", type=int, default=15090)
+    args = parser.parse_args()
+    asyncio.run(serve(args.address, args.port, LAB / "access"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
