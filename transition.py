@@ -101,7 +101,11 @@ def _repairs(kind: str, name: str, written: record.Written | None, live: Mapping
     """The counter to write: one more than before when the live object is not what was written last."""
     if written is None:
         return 0
-    if live is None or live.get(name, written.spec) == written.spec:
+    if live is None or live.get(name) == written.spec:
+        return written.repairs
+    if name not in live:
+        # An update of an object that is not there fails; the engine has to learn first that it is gone.
+        pulumi.log.warn(f"{kind} {name} is gone from the cluster; `pulumi refresh`, then `pulumi up` writes it again")
         return written.repairs
     pulumi.log.warn(f"{kind} {name} was edited by hand; this update writes it again")
     return written.repairs + 1

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from lab.paths import LAB, ROOT
-from lab.stack import Stack
+from lab.stack import Stack, Update
+
+
+class Rested(Stack):
+    """A stack that knows whether it was written to since it was last at rest."""
+
+    touched = True
+
+    def run(self, command: str, *more: str) -> Update:
+        """Any CLI command on this stack, inside the lab."""
+        self.touched = self.touched or command in ("up", "refresh", "destroy")
+        return super().run(command, *more)
+
+    def rest(self) -> None:
+        """sample-web:1.0 serves everybody and there is no canary: the checkout's stack file, deployed."""
+        self.reset()
+        if not self.touched:
+            return
+        self.edit(weight=0)
+        if self.up().code:
+            # Rules may forbid the direct way (a test promoted, or broke the mesh): start over.
+            self.destroy().check()
+            self.up().check()
+        self.touched = False
 
 
 @pytest.fixture(scope="session")
@@ -19,31 +41,17 @@ def lab() -> None:
 
 
 @pytest.fixture(scope="session")
-def deployed(lab: None) -> Iterator[Stack]:
-    """The lab's stack, deployed anew from the checkout's stack file."""
-    stack = Stack(LAB / "tests.yaml")
+def deployed(lab: None) -> Rested:
+    """The lab's stack, deployed anew: what an earlier run left is gone."""
+    stack = Rested(LAB / "tests.yaml")
     stack.reset()
     if stack.resources():
         stack.destroy().check()
-    stack.up().check()
-    yield stack
+    return stack
 
 
 @pytest.fixture
-def stack(deployed: Stack) -> Iterator[Stack]:
-    """The stack at rest: sample-web:1.0 serves everybody and there is no canary.
-
-    Each test leaves by the way users have: down to 0, then the former state.
-    """
-    _rest(deployed)
-    yield deployed
-    _rest(deployed)
-
-
-def _rest(stack: Stack) -> None:
-    stack.reset()
-    found = stack.up()
-    if found.code:
-        # A test may leave the stack where rules forbid the direct way (another stable): start over.
-        stack.destroy().check()
-        stack.up().check()
+def stack(deployed: Rested) -> Stack:
+    """The stack at rest."""
+    deployed.rest()
+    return deployed

@@ -52,7 +52,7 @@ def test_an_update_without_a_preview_refuses_just_the_same_and_writes_nothing(st
     readable(stack.up(), "canary:services.api.canary.image")
     assert api("GET", ROUTE)["metadata"]["resourceVersion"] == before
     deployments = api("GET", "/apis/apps/v1/namespaces/shop/deployments")["items"]
-    assert [item["metadata"]["name"] for item in deployments] == ["web-stable"]
+    assert sorted(item["metadata"]["name"] for item in deployments) == ["waypoint", "web-stable"]
 
 
 def test_what_the_api_server_rejects_shows_in_preview_and_leaves_the_route_serving(stack: Stack) -> None:

@@ -120,6 +120,15 @@ def with_match(match: Json) -> Json:
         (virtual_service(retries={"attempts": 0, "perTryTimeout": "1s"}), "spec.http[0].retries"),
         (virtual_service(retries={"attempts": 1, "retryOn": "sometimes"}), "spec.http[0].retries.retryOn"),
         (virtual_service(fault={"abort": {"grpcStatus": "X"}}), "spec.http[0].fault.abort.grpcStatus"),
+        (virtual_service(fault={"delay": {"fixedDelay": "1s"}}), "spec.http[0].fault.delay"),
+        (virtual_service(redirect={"uri": "/"}, route=None), "spec.http[0].redirect"),
+        (virtual_service(directResponse={"status": 200}, route=None), "spec.http[0].directResponse"),
+        (virtual_service(rewrite={"uri": "/"}), "spec.http[0].rewrite"),
+        (virtual_service(corsPolicy={"allowMethods": ["GET"]}), "spec.http[0].corsPolicy"),
+        (virtual_service(mirror={"host": "web"}), "spec.http[0].mirror"),
+        (virtual_service(headers={"request": {"set": {"Host": "x"}}}), "spec.http[0].headers.request"),
+        (with_match({"port": 80}), "spec.http[0].match[0].port"),
+        (with_match({"sourceLabels": {"app": "x"}}), "spec.http[0].match[0].sourceLabels"),
         (with_match({"headers": {"a": {"regex": "(?=x)"}}}), "spec.http[0].match[0].headers.a.regex"),
         (with_match({"headers": {"a": {"regex": "("}}}), "spec.http[0].match[0].headers.a.regex"),
         (with_match({"headers": {"a": None}}), "spec.http[0].match[0].headers.a"),
@@ -212,6 +221,35 @@ def test_endpoints_leave_when_not_ready_or_being_deleted() -> None:
     assert [e.labels["version"] for e in world.endpoints(service, service["spec"]["ports"][0])] == ["canary"]
 
 
+@pytest.mark.parametrize(
+    ("policy", "field"),
+    [
+        ({"connectionPool": {"tcp": {"maxConnections": 1}}}, "spec.trafficPolicy.connectionPool.tcp"),
+        ({"portLevelSettings": [{"port": {"number": 80}}]}, "spec.trafficPolicy.portLevelSettings"),
+        ({"loadBalancer": {"simple": "PASSTHROUGH"}}, "spec.trafficPolicy.loadBalancer.simple"),
+        ({"outlierDetection": {"interval": "often"}}, "spec.trafficPolicy.outlierDetection.interval"),
+    ],
+)
+def test_traffic_policies_that_are_not_supported_are_named(policy: Json, field: str) -> None:
+    metadata = {"name": "web", "namespace": "shop"}
+    rule = {"kind": "DestinationRule", "metadata": metadata, "spec": {"host": "web", "trafficPolicy": policy}}
+    assert [p.field for p in check(rule)] == [field]
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        ({"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}, "spec.rules[0].from"),
+        ({"to": [{"operation": {"paths": ["/admin"]}}]}, "spec.rules[0].to"),
+        ({"when": [{"key": "source.ip", "values": ["10.0.0.1"]}]}, "spec.rules[0].when[0].key"),
+        ({"when": [{"key": "request.headers[a]", "values": ["b*"]}]}, "spec.rules[0].when[0].values"),
+    ],
+)
+def test_policies_are_on_request_headers_only(rule: Json, field: str) -> None:
+    policy = {"kind": "AuthorizationPolicy", "metadata": {"name": "edge"}, "spec": {"action": "DENY", "rules": [rule]}}
+    assert [p.field for p in check(policy)] == [field]
+
+
 def test_authorization_policy_becomes_filters_in_order() -> None:
     policies = [
         {
@@ -228,4 +266,4 @@ def test_authorization_policy_becomes_filters_in_order() -> None:
     ]
     assert [p for o in policies for p in check(o)] == []
     chain = gateway_of(case_with(policies)).listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
-    assert [f["name"].rsplit(".", 1)[-1] for f in chain["http_filters"]] == ["deny", "allow", "cors", "fault", "router"]
+    assert [f["name"].rsplit(".", 1)[-1] for f in chain["http_filters"]] == ["deny", "allow", "fault", "router"]

@@ -1,0 +1,107 @@
+"""The main job: shares at both doors, nothing lost, one changed resource a step, a stack that agrees with itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lab import load, namespace, shares
+from lab.paths import ROOT
+from lab.stack import Stack, api
+
+pytestmark = pytest.mark.lab
+
+REQUESTS = 2000
+CHECKS = 20  # at most so many shares are judged here: together they fail a healthy lab once in a thousand runs
+
+
+def doors() -> dict[str, str]:
+    environment = namespace.running().environment
+    return {"gateway": environment["GATEWAY_URL"], "mesh": environment["MESH_URL"]}
+
+
+def assert_share(percent: int, headers: dict[str, str] | None = None, requests: int = REQUESTS) -> None:
+    for door, url in doors().items():
+        found = load.run(url, requests, headers)
+        assert (found.lost, found.refused) == (0, 0), door
+        assert shares.accepts(found.canary, found.served, percent / 100, 0.001 / CHECKS), (door, percent, found)
+
+
+def at(stack: Stack, *weights: int) -> None:
+    stack.service(canary={"image": "sample-web:2.0"})
+    for weight in weights:
+        stack.edit(weight=weight)
+        stack.up().check()
+
+
+def test_a_whole_rollout_and_a_revert_lose_no_request_and_keep_their_shares(lab: None) -> None:
+    """The README's first command; its steps, doors, intervals and background load are those of the demo."""
+    done = subprocess.run([sys.executable, "-m", "lab.demo"], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 lost; 0 of 24 shares outside" in done.stdout
+
+
+def test_rules_and_stamps_decide_before_the_weight(stack: Stack) -> None:
+    at(stack, 5)
+    assert_share(100, {"x-canary": "true"}, 200)
+    assert_share(100, {"user-id": "3"}, 200)
+    assert_share(5, {"user-id": "33"})
+    assert_share(100, {"x-deployment": "green"}, 200)
+    assert_share(0, {"x-deployment": "blue"}, 200)
+    assert_share(0, {"x-deployment": "purple"}, 200)
+    assert_share(0, {"x-deployment": "blue", "x-deployment-reason": "cidr", "x-canary": "true"}, 200)
+
+
+def test_at_weight_zero_cohorts_still_reach_canary_and_late_stamps_do_not(stack: Stack) -> None:
+    at(stack, 0)
+    assert_share(0)
+    assert_share(100, {"x-canary": "true"}, 200)
+    assert_share(100, {"x-deployment": "green", "x-deployment-reason": "cidr"}, 200)
+    assert_share(0, {"x-deployment": "green", "x-deployment-reason": "bucket"}, 200)
+
+
+def test_a_weight_step_previews_as_one_changed_resource(stack: Stack) -> None:
+    at(stack, 5)
+    stack.edit(weight=10)
+    assert stack.planned() == {"update": ["web-vs"]}
+
+
+def test_a_second_update_changes_nothing_and_a_refresh_finds_no_drift(stack: Stack) -> None:
+    at(stack, 5)
+    assert stack.planned() == {}
+    assert stack.refresh("--expect-no-changes").code == 0
+    assert stack.up("--expect-no-changes").code == 0
+
+
+def test_outputs_tell_of_the_written_route(stack: Stack) -> None:
+    at(stack, 5)
+    told = stack.outputs()
+    assert (told["weight"], told["effectiveWeight"], told["phase"]) == (5, 5, "rolling")
+    assert told["gatewayUrl"] == "http://shop.lab.test"
+    assert told["services"]["web"]["canary"] == "sample-web:2.0"
+    stack.edit(weight=100)
+    assert stack.up().code != 0
+    assert stack.outputs()["weight"] == 5, "a refused update does not make the outputs lie"
+
+
+def test_destroy_leaves_an_empty_cluster_and_up_works_again(stack: Stack) -> None:
+    stack.destroy().check()
+    spaces = {item["metadata"]["name"] for item in api("GET", "/api/v1/namespaces")["items"]}
+    assert spaces == {"default", "kube-node-lease", "kube-public", "kube-system"}
+    assert api("GET", "/api/v1/pods")["items"] == []
+    stack.up().check()
+    assert_share(0, requests=200)
+
+
+def test_parts_tell_what_is_real() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lab", "parts", "--json"], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    parts = {part["name"]: part for part in json.loads(done.stdout)}
+    assert all(part.keys() == {"name", "real", "version", "path", "why"} for part in parts.values())
+    for name in ("pulumi", "etcd", "kube-apiserver", "kube-controller-manager", "envoy"):
+        assert parts[name]["real"] is True, "these are built or installed everywhere"
+    assert parts["ztunnel"]["real"] is False
