@@ -17,8 +17,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("up", help="start the lab; on a running one, start again what died")
     verbs.add_parser("down", help="stop the lab and remove what it made")
-    status = verbs.add_parser("status", help="parts, pods, addresses, and what is not in force")
-    status.add_argument("--json", action="store_true")
+    verbs.add_parser("status", help="parts, pods, addresses, and what is not in force")
     execute = verbs.add_parser("exec", help="run a command where the lab's addresses are reachable")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     parts = verbs.add_parser("parts", help="which parts are real, and what stands in for the others")
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         from lab import lifecycle
 
         if args.verb == "status":
-            return lifecycle.status(args.json)
+            return lifecycle.status()
         lifecycle.up() if args.verb == "up" else lifecycle.down()
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lab.namespace import API_IP, HOSTS
 
 PODS = ipaddress.IPv4Network("10.244.0.0/16")
-BALANCERS = ipaddress.IPv4Network("10.99.0.0/24")
 INGRESS = ("istio-ingress", "istio-ingressgateway")
 _DOMAIN = "cluster.local"
 
@@ -46,38 +46,31 @@ class Loopback:
 
 
 class Pool:
-    """Hands out addresses in turn, so that one just given back is not taken at once by another pod."""
+    """Hands out pod addresses in turn, so that one just given back is not taken at once by another pod."""
 
-    def __init__(self, network: ipaddress.IPv4Network, skip: int) -> None:
-        self._network = network
-        self._skip = skip
+    def __init__(self) -> None:
         self._used: set[str] = set()
-        self._next = self._count()
+        self._next = itertools.cycle(str(PODS[number]) for number in range(257, 4096))  # 10.244.0.x is the node's own
 
-    def _count(self) -> Iterator[str]:
-        while True:
-            for number in range(self._skip, self._network.num_addresses - 1):
-                yield str(self._network[number])
-
-    def take(self, wanted: str | None = None) -> str:
+    def take(self, wanted: str | None) -> str:
         """`wanted` if it is free (an address from before a restart of the node), else the next free one."""
-        if wanted and wanted not in self._used and ipaddress.ip_address(wanted) in self._network:
-            self._used.add(wanted)
-            return wanted
-        if len(self._used) >= self._network.num_addresses - 1 - self._skip:
-            raise RuntimeError(f"no address left in {self._network}")
-        address = next(candidate for candidate in self._next if candidate not in self._used)
-        self._used.add(address)
-        return address
+        if not wanted or wanted in self._used:
+            wanted = next(candidate for candidate in self._next if candidate not in self._used)
+        self._used.add(wanted)
+        return wanted
 
     def give_back(self, address: str) -> None:
         self._used.discard(address)
 
 
+def wanted_balancer_address(service: Mapping[str, Any]) -> str:
+    """A load balancer's address belongs to its ClusterIP: 10.96.1.2 has 10.99.1.2 in front."""
+    return str(service["spec"]["clusterIP"]).replace("10.96.", "10.99.", 1)
+
+
 def balancer_address(service: Mapping[str, Any]) -> str | None:
     for entry in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []:
-        if entry.get("ip"):
-            return str(entry["ip"])
+        return str(entry.get("ip"))
     return None
 
 
@@ -93,16 +86,10 @@ def service_names(services: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return names
 
 
-def public_names(gateways: Iterable[Mapping[str, Any]], routes: Iterable[Mapping[str, Any]]) -> set[str]:
+def public_names(routes: Iterable[Mapping[str, Any]]) -> set[str]:
     """Host names that come in at a gateway; a wildcard is no name that a hosts file could hold."""
-    found = set()
-    for gateway in gateways:
-        for server in (gateway.get("spec") or {}).get("servers") or []:
-            found |= {str(host).rpartition("/")[2] for host in server.get("hosts") or []}
-    for route in routes:
-        spec = route.get("spec") or {}
-        if any(gateway != "mesh" for gateway in spec.get("gateways") or []):
-            found |= set(spec.get("hosts") or [])
+    specs = [route["spec"] for route in routes]
+    found = {host for spec in specs if set(spec.get("gateways") or []) - {"mesh"} for host in spec.get("hosts") or []}
     return {host for host in found if "*" not in host and "." in host and not host.endswith(f".{_DOMAIN}")}
 
 

@@ -36,14 +36,6 @@ def _workload(kind: str, name: str, labels: dict[str, str], container: Manifest,
     }
 
 
-def _agent(name: str, labels: dict[str, str], container: Manifest) -> Manifest:
-    """One pod per node, on nodes that nothing else may run on yet too, since pods need it to start."""
-    daemon_set = _workload("DaemonSet", name, labels, container)
-    tolerated = [{"operator": "Exists", "effect": effect} for effect in ("NoSchedule", "NoExecute")]
-    daemon_set["spec"]["template"]["spec"]["tolerations"] = tolerated
-    return daemon_set
-
-
 def _service(name: str, labels: dict[str, str], kind: str, ports: dict[str, tuple[int, int]]) -> Manifest:
     listed = [{"name": n, "port": port, "targetPort": target, "protocol": "TCP"} for n, (port, target) in ports.items()]
     spec = {"type": kind, "selector": labels, "ports": listed}
@@ -68,11 +60,7 @@ def manifests() -> dict[str, dict[str, Manifest]]:
     pilot = _container("discovery", "pilot", ("/ready", 8080), args=["discovery"])
     proxy = _container("istio-proxy", "proxyv2", ("/healthz/ready", 15021), args=["proxy", "router"])
     proxy["ports"] = [{"containerPort": port, "protocol": "TCP"} for port in (80, 443, 15021)]
-    control_ports = {
-        "grpc-xds": (15010, 15010),
-        "https-dns": (15012, 15012),
-        "http-monitoring": (15014, 15014),
-    }
+    control_ports = {"grpc-xds": (15010, 15010), "https-dns": (15012, 15012), "http-monitoring": (15014, 15014)}
     public_ports = {"http2": (80, 80), "https": (443, 443)}
     rolling = {"replicas": 1, "strategy": {"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": 0}}}
     entry = "istio-ingressgateway"
@@ -84,11 +72,11 @@ def manifests() -> dict[str, dict[str, Manifest]]:
         },
         "cni": {
             "serviceaccount": _account("istio-cni-node", cni),
-            "daemonset": _agent("istio-cni-node", cni, _container("install-cni", "install-cni")),
+            "daemonset": _workload("DaemonSet", "istio-cni-node", cni, _container("install-cni", "install-cni")),
         },
         "ztunnel": {
             "serviceaccount": _account("ztunnel", ztunnel),
-            "daemonset": _agent("ztunnel", ztunnel, _container("istio-proxy", "ztunnel")),
+            "daemonset": _workload("DaemonSet", "ztunnel", ztunnel, _container("istio-proxy", "ztunnel")),
         },
         "gateway": {
             "serviceaccount": _account(entry, gateway),
@@ -96,15 +84,6 @@ def manifests() -> dict[str, dict[str, Manifest]]:
             "deployment": _workload("Deployment", entry, gateway, proxy, **rolling),
         },
     }
-
-
-_ABOUT = {
-    "base": "Istio's custom resource definitions",
-    "istiod": "the control plane's place in the cluster",
-    "cni": "the node agent's place in the cluster",
-    "ztunnel": "the node proxy's place in the cluster",
-    "gateway": "an ingress gateway",
-}
 
 
 def write(folder: Path, istio_crds: Path) -> None:
@@ -121,14 +100,8 @@ def write(folder: Path, istio_crds: Path) -> None:
         templates[chart] = {name: yaml.safe_dump(item, sort_keys=False) for name, item in objects.items()}
     for chart, files in templates.items():
         (folder / chart / "templates").mkdir(parents=True, exist_ok=True)
-        about = {
-            "apiVersion": "v2",
-            "name": chart,
-            "version": VERSION,
-            "appVersion": VERSION,
-            "type": "application",
-        }
-        about["description"] = f"The canary lab's stand-in for Istio's chart {chart}: {_ABOUT[chart]}"
+        about = {"apiVersion": "v2", "name": chart, "version": VERSION, "appVersion": VERSION, "type": "application"}
+        about["description"] = f"The canary lab's stand-in for Istio's chart {chart}"
         (folder / chart / "Chart.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
         (folder / chart / "values.yaml").write_text("# Values are accepted and ignored: nothing here is templated.\n")
         for name, text in files.items():

@@ -9,7 +9,6 @@ import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from lab import images, probes
 from lab.kube import Json
@@ -22,12 +21,26 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)|\$\$")
 
-Environment = Callable[[Mapping[str, Any], str], Awaitable[dict[str, str]]]
-"""Gives a container's variables: its spec, the pod's address."""
+Environment = Callable[[Json], Awaitable[dict[str, str]]]
+"""Gives a container's variables from its spec."""
 
 
 class ConfigError(Exception):
-    """A variable's source (ConfigMap, Secret, key) is not there."""
+    """A variable's source is not there, or the lab's node does not support a field of the container."""
+
+
+def refuse_unsupported(spec: Json) -> None:
+    """What the node would have to ignore stops the container instead."""
+    hooks = spec.get("lifecycle") or {}
+    unsupported = [field for field in ("envFrom", "volumeDevices") if spec.get(field)]
+    unsupported += [f"lifecycle.{hook}" for hook in hooks if hook != "preStop"]
+    unsupported += [f"lifecycle.preStop.{kind}" for kind in hooks.get("preStop") or {} if kind != "sleep"]
+    for field in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = spec.get(field)
+        if probe and not any(kind in probe for kind in probes.KINDS):
+            unsupported.append(f"{field} other than {' and '.join(probes.KINDS)}")
+    if unsupported:
+        raise ConfigError(f"the lab's node does not support {', '.join(unsupported)} of container {spec['name']}")
 
 
 def now() -> str:
@@ -57,7 +70,7 @@ class Container:
         self._changed = changed
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
-        self._target = probes.Target(address, {}, {})
+        self._ending: asyncio.Task[None] | None = None
         self._begun = ""
         self.name: str = spec["name"]
         self._label = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}/{self.name}"
@@ -68,7 +81,6 @@ class Container:
         self.restarts = int(before.get("restartCount", 0))
         if "running" in (before.get("state") or {}):  # the node itself was started again
             self.restarts += 1
-            self.last_state = {"terminated": {"exitCode": 137, "reason": "NodeRestarted", "finishedAt": now()}}
 
     def status(self) -> Json:
         image = self._spec.get("image", "")
@@ -89,22 +101,16 @@ class Container:
         self._changed()
 
     async def run(self) -> None:
-        """Start the process, and again with growing pauses when it ends, as the pod's restart policy says."""
-        policy = self._pod["spec"].get("restartPolicy", "Always")
+        """Start the process, and again with growing pauses when it ends."""
         failures = 0
         while not self._stopping.is_set():
             try:
-                environment = await self._environment(self._spec, self._address)
+                refuse_unsupported(self._spec)
+                environment = await self._environment(self._spec)
                 start = images.start_of(self._pod, self._spec, environment, self._address)
-            except images.PullError as error:
-                self._become({"waiting": {"reason": "ErrImagePull", "message": str(error)}})
-                await self._pause(0.5)
-                message = f'Back-off pulling image "{self._spec.get("image")}": {error}'
-                self._become({"waiting": {"reason": "ImagePullBackOff", "message": message}})
-                await self._pause(30)
-                continue
-            except ConfigError as error:
-                self._become({"waiting": {"reason": "CreateContainerConfigError", "message": str(error)}})
+            except (images.PullError, ConfigError) as error:
+                reason = "ImagePullBackOff" if isinstance(error, images.PullError) else "CreateContainerConfigError"
+                self._become({"waiting": {"reason": reason, "message": str(error)}})
                 await self._pause(2)
                 continue
             if start is None:
@@ -115,20 +121,13 @@ class Container:
             code = await self._once(start)
             if self._stopping.is_set():
                 return
-            if policy == "Never" or (policy == "OnFailure" and code == 0):
-                self._become(self._terminated(code))
-                return
             failures = 1 if time.monotonic() - began > GOOD_RUN_SECONDS else failures + 1
             await self._back_off(code, BACKOFF_SECONDS[min(failures - 1, len(BACKOFF_SECONDS) - 1)])
 
     async def _back_off(self, code: int, seconds: float) -> None:
         self.last_state = self._terminated(code)
-        if seconds:
-            name = self._pod["metadata"]["name"]
-            message = f"back-off {seconds:.0f}s restarting failed container={self.name} pod={name}"
-            self._become({"waiting": {"reason": "CrashLoopBackOff", "message": message}})
-        else:
-            self._become(self.last_state)
+        message = f"back-off {seconds:.0f}s restarting failed container={self.name}"
+        self._become({"waiting": {"reason": "CrashLoopBackOff", "message": message}} if seconds else self.last_state)
         await self._pause(seconds)
         self.restarts += 1
 
@@ -170,11 +169,10 @@ class Container:
                 return 128
         self._begun = now()
         ports = {port["name"]: int(port["containerPort"]) for port in self._spec.get("ports") or [] if "name" in port}
-        self._target = probes.Target(self._address, ports, environment)
-        no_probe = "readinessProbe" not in self._spec and "startupProbe" not in self._spec
-        state = {"running": {"startedAt": self._begun}}
-        self._become(state, ready=no_probe, started="startupProbe" not in self._spec)
-        probing = asyncio.create_task(self._probe())
+        started = "startupProbe" not in self._spec
+        ready = started and "readinessProbe" not in self._spec
+        self._become({"running": {"startedAt": self._begun}}, ready=ready, started=started)
+        probing = asyncio.create_task(self._probe(ports))
         try:
             return await self._process.wait()
         finally:
@@ -182,48 +180,38 @@ class Container:
             self._kill_group(self._process.pid)  # what the process left behind
             self.ready = self.started = False
 
-    async def _probe(self) -> None:
-        if "startupProbe" in self._spec and not await self._started_up():
-            return
-        async with asyncio.TaskGroup() as group:
-            if "readinessProbe" in self._spec:
-                group.create_task(probes.watch(self._spec["readinessProbe"], self._target, self._set_ready, eager=True))
-            else:
-                await self._set_ready(True)
-            if "livenessProbe" in self._spec:
-                group.create_task(probes.watch(self._spec["livenessProbe"], self._target, self._alive, eager=False))
+    async def _probe(self, ports: Mapping[str, int]) -> None:
+        """The startup probe lets the others begin; nothing is killed for failing it, it is only told as not started."""
+        started = asyncio.Event()
 
-    async def _started_up(self) -> bool:
-        probe = self._spec["startupProbe"]
-        up = asyncio.Event()
+        def start(good: bool) -> None:
+            self.started = self.started or good
+            started.set()
 
-        async def told(good: bool) -> None:
-            if good:
-                up.set()
-
-        watching = asyncio.create_task(probes.watch(probe, self._target, told, eager=True))
-        limit = float(probe.get("periodSeconds") or 10) * int(probe.get("failureThreshold") or 3)
-        try:
-            async with asyncio.timeout(float(probe.get("initialDelaySeconds") or 0) + limit):
-                await up.wait()
-        except TimeoutError:
-            await self._alive(False)
-            return False
-        finally:
-            watching.cancel()
-        self.started = True
-        self._changed()
-        return True
-
-    async def _set_ready(self, good: bool) -> None:
-        if good != self.ready:
+        def set_ready(good: bool) -> None:
             self.ready = good
             self._changed()
 
-    async def _alive(self, good: bool) -> None:
+        async with asyncio.TaskGroup() as group:
+            if "startupProbe" in self._spec:
+                probe = self._spec["startupProbe"]
+                watching = group.create_task(probes.watch(probe, self._address, ports, start, eager=True))
+                await started.wait()
+                watching.cancel()
+            if "readinessProbe" in self._spec:
+                probe = self._spec["readinessProbe"]
+                group.create_task(probes.watch(probe, self._address, ports, set_ready, eager=True))
+            else:
+                set_ready(True)
+            if "livenessProbe" in self._spec:
+                probe = self._spec["livenessProbe"]
+                group.create_task(probes.watch(probe, self._address, ports, self._dead, eager=False))
+
+    def _dead(self, good: bool) -> None:
         if not good and self._process is not None and not self._stopping.is_set():
             print(f"node: {self._label} failed its liveness probe and is killed", flush=True)
-            await self._end(self._process, float(self._pod["spec"].get("terminationGracePeriodSeconds") or 30))
+            grace = float(self._pod["spec"].get("terminationGracePeriodSeconds") or 30)
+            self._ending = asyncio.create_task(self._end(self._process, grace))
 
     async def stop(self, grace: float) -> None:
         """preStop while the process still serves, then SIGTERM, then SIGKILL when the grace is over."""
@@ -232,10 +220,8 @@ class Container:
         if process is not None and process.returncode is None:
             hook = (self._spec.get("lifecycle") or {}).get("preStop")
             if hook and grace > 0:
-                hooked = asyncio.create_task(probes.act(hook, self._target, grace))
                 ended = asyncio.create_task(process.wait())
-                await asyncio.wait({hooked, ended}, return_when=asyncio.FIRST_COMPLETED)
-                hooked.cancel()
+                await asyncio.wait({ended}, timeout=min(grace, float(hook["sleep"]["seconds"])))
             self._stopping.set()
             await self._end(process, max(0.0, deadline - time.monotonic()))
         self._stopping.set()

@@ -19,19 +19,10 @@ READY_SECONDS = 60
 
 # Those that the lab has a use for. Without the node-lifecycle controller the node needs no heartbeat.
 _CONTROLLERS = (
-    "deployment-controller",
-    "replicaset-controller",
-    "daemonset-controller",
-    "statefulset-controller",
-    "job-controller",
-    "disruption-controller",
-    "endpointslice-controller",
-    "serviceaccount-controller",
-    "serviceaccount-token-controller",
-    "root-ca-certificate-publisher-controller",
-    "clusterrole-aggregation-controller",
-    "garbage-collector-controller",
-    "namespace-controller",
+    "deployment-controller,replicaset-controller,daemonset-controller,statefulset-controller,job-controller,"
+    "disruption-controller,endpointslice-controller,"
+    "serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,"
+    "clusterrole-aggregation-controller,garbage-collector-controller,namespace-controller"
 )
 
 
@@ -100,7 +91,7 @@ def controller_manager() -> Command:
     flags = {
         "kubeconfig": LAB / "kubeconfig",
         "bind-address": "127.0.0.1",
-        "controllers": ",".join(_CONTROLLERS),
+        "controllers": _CONTROLLERS,
         "leader-elect": "false",
         "root-ca-file": pki / "ca.crt",
         "service-account-private-key-file": pki / "service-account.key",
@@ -148,19 +139,12 @@ async def _add_node(api: Api) -> None:
     await api.apply(f"/api/v1/nodes/{NODE}", node)
     amounts = {"cpu": "64", "memory": "256Gi", "pods": "500"}  # promises only: nothing is reserved
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    ready = {
-        "type": "Ready",
-        "status": "True",
-        "reason": "LabNodeReady",
-        "message": "lab node: a stand-in for kubelet",
-        "lastHeartbeatTime": now,
-        "lastTransitionTime": now,
-    }
+    ready = {"type": "Ready", "status": "True", "reason": "LabNodeReady", "message": "a stand-in for kubelet"}
     status = {
         "capacity": amounts,
         "allocatable": amounts,
         "addresses": [{"type": "InternalIP", "address": NODE_IP}, {"type": "Hostname", "address": NODE}],
-        "conditions": [ready],
+        "conditions": [ready | {"lastHeartbeatTime": now, "lastTransitionTime": now}],
     }
     await api.patch(f"/api/v1/nodes/{NODE}/status", {"status": status})
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from lab import real_mesh
 from lab.kube import Json
-from lab.paths import ROOT
+from lab.namespace import python_path
 
 # Images whose work the lab does otherwise or not at all: no process, ready at once. `lab parts` lists them.
 _PAUSED = {"install-cni", "pause"}
 _VERSION = r"v?\d+(\.\d+)*"
-_SAMPLE_TAG = re.compile(rf"{_VERSION}(-(slow|fail\d{{0,2}}|crash|crashloop|unready))*")
+_SAMPLE_TAG = re.compile(rf"{_VERSION}(-(slow|fail\d{{0,2}}|crash|unready))*")
 _PASSED_ON = re.compile("PATH|HOME|LANG|LC_.*|TMPDIR|KUBECONFIG|VIRTUAL_ENV|LAB_PARTS|LAB_STANDINS|CANARY_CACHE")
 # Istio's images: their role where Istio's own programs are found, and the stand-in otherwise.
 _MESH = {
@@ -56,7 +56,7 @@ def start_of(pod: Json, container: Json, env: Mapping[str, str], address: str) -
     meta = pod["metadata"]
     given = {
         **{name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)},
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": python_path(),
         "POD_IP": address,
         "POD_NAME": meta["name"],
         "POD_NAMESPACE": meta["namespace"],

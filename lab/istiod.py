@@ -1,6 +1,6 @@
 """`python -m lab.istiod`: the istiod stand-in; watches the cluster and keeps every Envoy's configuration files current.
 
-Also does what istiod does besides routing in this project: deploys waypoints, reports conditions, makes GatewayClasses.
+Also does what istiod does besides routing in this project: deploys waypoints, reports conditions.
 What it cannot serve is printed, and listed in `.lab/xds/errors.json`; the last good form of a resource stays in force.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,11 +15,13 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from lab.kube import MERGE, Api, ApiError, Informer
 from lab.mesh import waypoint
+from lab.mesh.authz import selected_labels
 from lab.mesh.model import (
     WAYPOINT_CLASS,
     Json,
@@ -49,7 +50,7 @@ WATCHED = [
     "/api/v1/namespaces", "/api/v1/services", "/api/v1/pods", "/api/v1/secrets",
     "/apis/discovery.k8s.io/v1/endpointslices", "/apis/apps/v1/deployments",
     f"{NETWORKING}/gateways", f"{NETWORKING}/virtualservices", f"{NETWORKING}/destinationrules",
-    f"{SECURITY}/authorizationpolicies", f"{GATEWAY_API}/gateways", f"{GATEWAY_API}/gatewayclasses",
+    f"{SECURITY}/authorizationpolicies", f"{GATEWAY_API}/gateways",
 ]  # fmt: skip
 # Watched only to say that they have no effect here.
 NOT_SERVED = [
@@ -64,10 +65,6 @@ def log(text: str) -> None:
     print(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} istiod stand-in: {text}", flush=True)
 
 
-def own_version() -> str:
-    return os.environ.get("IMAGE_TAG") or "1.30.3"
-
-
 class Istiod:
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -75,12 +72,14 @@ class Istiod:
         self.informers = {p: Informer(api, p, lambda *_: self.dirty.set()) for p in [*WATCHED, *NOT_SERVED]}
         self.publishers: dict[str, Publisher] = {}
         self.state = LAB / "xds"
+        # What is in force outlives a restart of this process, so that a bad resource then does not take its route down.
+        self.saved = self.state / "accepted.json"
         self.good: dict[tuple[str, str, str], Json] = {}
         self.found: set[Problem] = set()  # by translation
         self.problems: set[Problem] = set()  # as last written
         self.rejections: dict[str, int] = {}
         self.rejected: dict[str, list[Problem]] = {}
-        self.applied: dict[str, str] = {}
+        self.applied: dict[str, Json] = {}
         self.ready = False
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -93,7 +92,8 @@ class Istiod:
             await informer.synced.wait()
         log(f"watching {len(self.informers)} kinds")
         await self._lead()
-        self._load()
+        if self.saved.exists():
+            self.good = {key_of(o): o for o in json.loads(self.saved.read_text())}
         self.dirty.set()
         while True:
             for publisher in self.publishers.values():
@@ -158,7 +158,7 @@ class Istiod:
         before = dict(self.good)
         objects, problems = accept(live, self.good)
         if before != self.good:
-            self._save()
+            write_atomic(self.saved, json.dumps(list(self.good.values())))
         world = World(objects)
         problems += self._without_effect(world)
         changed: list[str] = []
@@ -199,14 +199,9 @@ class Istiod:
             out[f"{namespace_of(gateway)}.{name_of(gateway)}"] = waypoint_config(world, gateway, bound, ACCESS_LOG)
             # Plain TCP serves on until the waypoint does; once bound, a waypoint that breaks is not papered over.
             ready = waypoint.programmed(world, gateway)
-            handed_over |= {service_host(s) for s in bound if ready or self._was_bound(s)}
+            handed_over |= {service_host(s) for s in bound if ready or waypoint.was_bound(s)}
         out[NODE_PROXY] = node_config(world, handed_over)
         return out
-
-    @staticmethod
-    def _was_bound(service: Json) -> bool:
-        conditions = (service.get("status") or {}).get("conditions") or []
-        return any(c.get("type") == waypoint.BOUND and c.get("status") == "True" for c in conditions)
 
     def _without_effect(self, world: World) -> list[Problem]:
         out = [
@@ -215,7 +210,7 @@ class Istiod:
             for o in self.informers[p].items.values()
         ]
         for policy in world.all("AuthorizationPolicy"):
-            wanted = (policy["spec"].get("selector") or {}).get("matchLabels") or {}
+            wanted = selected_labels(policy)
             fits = [p for p in world.all("Pod") if is_proxy_pod(p) and has_labels(labels_of(p), wanted)]
             if wanted and not fits:
                 message = "selects no gateway pod: the stand-in enforces policies at ingress gateways only"
@@ -223,16 +218,15 @@ class Istiod:
         for gateway in world.all("KubernetesGateway"):
             name = gateway["spec"].get("gatewayClassName")
             if name != WAYPOINT_CLASS:
-                out.append(
-                    Problem(title(gateway), "spec.gatewayClassName", f"{name!r} is not served, only {WAYPOINT_CLASS}")
-                )
+                message = f"{name!r} is not served, only {WAYPOINT_CLASS}"
+                out.append(Problem(title(gateway), "spec.gatewayClassName", message))
         return out
 
     async def _check_taken(self, name: str) -> None:
         """Ask the Envoys of a proxy whether they refused what was written; their log says why."""
         await asyncio.sleep(1)
         refused: list[Problem] = []
-        for pod in self.informers["/api/v1/pods"].items.values():
+        for pod in list(self.informers["/api/v1/pods"].items.values()):
             address = (pod.get("status") or {}).get("podIP")
             if not address or not is_proxy_pod(pod) or proxy_id(namespace_of(pod), labels_of(pod)) != name:
                 continue
@@ -241,51 +235,33 @@ class Istiod:
             except OSError:
                 continue  # not started yet, or already stopping: it reads the files when it starts
             count = sum(int(line.rsplit(": ", 1)[1]) for line in stats.splitlines() if ": " in line)
-            uid = str(pod["metadata"]["uid"])
-            if count > self.rejections.get(uid, 0):
-                place = f"{namespace_of(pod)}/{name_of(pod)}"
-                message = f"Envoy refused its new configuration and keeps the old; the log of pod {place} says why"
-                refused.append(Problem(f"Pod {place}", "envoy", message))
-            self.rejections[uid] = count
+            if count > self.rejections.get(title(pod), 0):
+                message = "Envoy refused its new configuration and keeps the old; the pod's log says why"
+                refused.append(Problem(title(pod), "envoy", message))
+            self.rejections[title(pod)] = count
         self.rejected[name] = refused
         self._note()
 
     def _note(self) -> None:
-        path = self.state / "errors.json"
         problems = self.found | {p for refused in self.rejected.values() for p in refused}
         for problem in sorted(problems - self.problems):
             log(f"ERROR {problem.resource}: {problem.field}: {problem.message}")
         for problem in sorted(self.problems - problems):
             log(f"resolved {problem.resource}: {problem.field}")
         self.problems = problems
-        text = json.dumps([p.as_json() for p in sorted(problems)], indent=1)
-        if not path.exists() or path.read_text() != text:
-            write_atomic(path, text)
-
-    def _save(self) -> None:
-        """What is in force outlives a restart of this process, so that a bad resource does not take its route
-        down then."""
-        write_atomic(self.state / "accepted.json", json.dumps(list(self.good.values())))
-
-    def _load(self) -> None:
-        path = self.state / "accepted.json"
-        if path.exists():
-            for obj in json.loads(path.read_text()):
-                self.good[key_of(obj)] = obj
+        write_atomic(self.state / "errors.json", json.dumps([asdict(p) for p in sorted(problems)], indent=1))
 
     # -- what istiod writes to the API server
 
     async def report(self, world: World) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        await self._classes(world, now)
         for gateway in world.all("KubernetesGateway"):
-            if gateway["spec"].get("gatewayClassName") != WAYPOINT_CLASS or gateway["metadata"].get(
-                "deletionTimestamp"
-            ):
+            served = gateway["spec"].get("gatewayClassName") == WAYPOINT_CLASS
+            if not served or gateway["metadata"].get("deletionTimestamp"):
                 continue
-            for path, manifest in waypoint.objects(gateway, own_version()):
+            for path, manifest in waypoint.objects(gateway, os.environ.get("IMAGE_TAG") or "1.30.3"):
                 await self._apply(world, path, manifest)
-            status = waypoint.gateway_status(world, gateway, 0, now)
+            status = waypoint.gateway_status(world, gateway, now)
             path = f"{GATEWAY_API}/namespaces/{namespace_of(gateway)}/gateways/{name_of(gateway)}/status"
             await self._write_status(path, gateway, status)
         for service in world.services.values():
@@ -296,39 +272,13 @@ class Istiod:
                 path = f"/api/v1/namespaces/{namespace_of(service)}/services/{name_of(service)}/status"
                 await self._write_status(path, service, {"conditions": [*kept, *([wanted] if wanted else [])]})
 
-    async def _classes(self, world: World, now: str) -> None:
-        present = {name_of(c): c for c in world.all("GatewayClass")}
-        for name, controller in waypoint.CLASSES.items():
-            path = f"{GATEWAY_API}/gatewayclasses"
-            if name not in present:
-                meta = {
-                    "apiVersion": "gateway.networking.k8s.io/v1",
-                    "kind": "GatewayClass",
-                    "metadata": {"name": name},
-                }
-                try:
-                    await self.api.create(path, meta | {"spec": {"controllerName": controller}})
-                except ApiError as error:
-                    if error.code == 404:  # the Gateway API's CRDs are not installed (yet)
-                        self._spawn(self._later(RETRY * 2))
-                        return
-                    if error.code != 409:
-                        raise
-            elif present[name]["spec"].get("controllerName") == controller:
-                await self._write_status(
-                    f"{path}/{name}/status", present[name], waypoint.class_status(present[name], now)
-                )
-
     async def _apply(self, world: World, path: str, manifest: Json) -> None:
-        """Apply when our wish changed or somebody deleted the object; other edits of it are left alone, as
-        istiod does."""
-        wish = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        """Apply when our wish changed or somebody deleted the object; other edits are left alone, as istiod does."""
         target = f"{path}/{name_of(manifest)}"
-        watched = kind(manifest) in ("Deployment", "Service")
-        missing = watched and world.find(kind(manifest), namespace_of(manifest), name_of(manifest)) is None
-        if self.applied.get(target) != wish or missing:
+        missing = kind(manifest) != "ServiceAccount" and world.find(*key_of(manifest)) is None
+        if self.applied.get(target) != manifest or missing:
             await self.api.apply(target, manifest, manager="istio.io/mesh-controller")
-            self.applied[target] = wish
+            self.applied[target] = manifest
 
     async def _write_status(self, path: str, obj: Json, status: Json) -> None:
         old = obj.get("status") or {}

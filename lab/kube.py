@@ -13,10 +13,11 @@ from typing import Any
 
 import httpx
 
+from lab.namespace import API_IP, LabError
 from lab.paths import LAB
 
 Json = dict[str, Any]
-SERVER = "https://10.96.0.1:6443"
+SERVER = f"https://{API_IP}:6443"
 LAB_ID = "lab.canary/id"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -33,10 +34,6 @@ class ApiError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
-
-
-class NotOurCluster(Exception):
-    """The cluster behind this address was not started by this lab."""
 
 
 class Api:
@@ -70,9 +67,6 @@ class Api:
 
     async def get(self, path: str) -> Json:
         return await self.request("GET", path)
-
-    async def items(self, path: str, **query: str) -> list[Json]:
-        return list((await self.request("GET", path, **query)).get("items") or [])
 
     async def create(self, path: str, manifest: Mapping[str, Any]) -> Json:
         return await self.request("POST", path, manifest)
@@ -109,7 +103,7 @@ class Api:
         system = await self.get("/api/v1/namespaces/kube-system")
         found = (system["metadata"].get("annotations") or {}).get(LAB_ID)
         if found != lab_id:
-            raise NotOurCluster(
+            raise LabError(
                 f"the cluster at {self._http.base_url} carries {LAB_ID}={found!r} on kube-system,"
                 f" this lab is {lab_id!r}: it was not started by this lab and is left alone"
             )

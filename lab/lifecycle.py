@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 
 from lab import environment, namespace, pki, supervisor
-from lab.kube import Api, ApiError, Json, NotOurCluster
+from lab.addresses import balancer_address
+from lab.kube import Api, ApiError, Json, key
 from lab.namespace import LabError, State
 from lab.paths import LAB, ROOT
 
@@ -42,27 +43,28 @@ def _alone() -> Iterator[None]:
         yield
 
 
+@_alone()
 def up() -> None:
     """Start the lab, or start again what died of a running one."""
-    with _alone():
-        _up()
-
-
-def down() -> None:
-    """Stop what this checkout's lab started, and remove what it made but for its logs."""
-    with _alone():
-        _down()
-
-
-def _up() -> None:
-    state = namespace.load()
-    if state is not None and state.keeper.alive() and state.supervisor is not None and state.supervisor.alive():
-        _again(state)
-        return
     began = time.monotonic()
-    if state is not None:
+    state = namespace.load()
+    if state is None or state.supervisor is None or not (state.keeper.alive() and state.supervisor.alive()):
+        state = _begin(state)
+    elif dead := [part.name for part in supervisor.read()[1] if not part.alive]:
+        say(f"starting again what died: {', '.join(dead)}")
+        state.supervisor.kill(signal.SIGHUP)
+        time.sleep(1)
+    environment.prepare(state)
+    state.save()
+    environment.create_stack(state)
+    _wait_ready(state)
+    say(f"up after {time.monotonic() - began:.1f} s: `source .lab/env`, then `python -m lab exec -- pulumi up`")
+
+
+def _begin(earlier: State | None) -> State:
+    if earlier is not None:
         say("an earlier lab ended without `lab down`: its leftovers are removed")
-        namespace.stop_all(state, grace=1)
+        namespace.stop_all(earlier, grace=1)
     _wipe(keep=_KEPT - {"logs"})
     (LAB / "logs" / "pods").mkdir(parents=True)
     state = namespace.create(uuid.uuid4().hex[:12])
@@ -72,35 +74,14 @@ def _up() -> None:
     state.supervisor = _start_supervisor()
     state.save()
     say("etcd, API server, Prometheus, Alertmanager and telemetry are starting")
-    environment.prepare(state)
-    state.save()
-    environment.create_stack(state)
-    say(f"stack {environment.STACK}, plugins and charts ready")
-    _wait_ready(state)
-    say(f"up after {time.monotonic() - began:.1f} s: `source .lab/env`, then `python -m lab exec -- pulumi up`")
-
-
-def _again(state: State) -> None:
-    _, running = supervisor.read()
-    dead = [part.name for part in running if not part.alive]
-    if dead:
-        say(f"starting again what died: {', '.join(dead)}")
-        assert state.supervisor is not None
-        state.supervisor.kill(signal.SIGHUP)
-        time.sleep(1)
-    environment.prepare(state)
-    state.save()
-    environment.create_stack(state)
-    _wait_ready(state)
-    say("running")
+    return state
 
 
 def _start_supervisor() -> namespace.Process:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (LAB / "logs" / "supervisor.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "lab.supervisor"],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": namespace.python_path()},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -129,7 +110,9 @@ def _wait_ready(state: State) -> None:
         time.sleep(0.1)
 
 
-def _down() -> None:
+@_alone()
+def down() -> None:
+    """Stop what this checkout's lab started, and remove what it made but for its logs."""
     state = namespace.load()
     if state is None:
         say("not running")
@@ -156,108 +139,73 @@ def last_lines(part: str, count: int = LAST_LINES) -> str:
     return "\n".join(f"    {line}" for line in lines) or "    (no output)"
 
 
-def status(as_json: bool) -> int:
+def status() -> int:
     """Print the lab's state; 0 if every part lives and the routing stand-in found nothing that it cannot do."""
     state = namespace.load()
     if state is None or not state.keeper.alive():
-        print('{"running": false}' if as_json else "lab: not running")
+        say("not running")
         return 1
     phase, running = supervisor.read()
     if state.supervisor is None or not state.supervisor.alive():
         phase = "the supervisor died: `python -m lab down`, then `python -m lab up`"
+    say(phase)
+    for part in running:
+        print(f"  {part.name:<26} {'alive' if part.alive else f'DEAD, exit {part.exit}'}")
+        if not part.alive:
+            print(last_lines(part.name))
     namespace.enter(state)
-    try:
-        pods, services = asyncio.run(_cluster(state))
-        problem = ""
-    except (httpx.HTTPError, ApiError, NotOurCluster) as error:
-        pods, services, problem = [], [], f"{type(error).__name__}: {error}"
+    answers = asyncio.run(_print_cluster(state))
+    print("\naddresses")
+    for name in ("GATEWAY_URL", "MESH_URL", "PROMETHEUS_URL", "ALERTMANAGER_URL"):
+        print(f"  {name:<18} {state.environment.get(name) or '-'}")
     errors = _routing_errors()
-    report = {
-        "running": True,
-        "phase": phase,
-        "parts": [{"name": part.name, "alive": part.alive, "exit": part.exit} for part in running],
-        "pods": [_pod(pod) for pod in pods],
-        "services": [_service(service) for service in services],
-        "environment": state.environment,
-        "unsupported": errors,
-        "cluster": problem or "ok",
-    }
-    if as_json:
-        print(json.dumps(report, indent=1))
-    else:
-        _print(report)
-    return 0 if phase == "ready" and all(part.alive for part in running) and not errors and not problem else 1
+    if errors:
+        print("\nNOT IN FORCE: the routing stand-in does not support")
+        for error in errors:
+            print("  " + (": ".join(map(str, error.values())) if isinstance(error, dict) else str(error)))
+    print(f"\nlogs: {Path(os.path.relpath(LAB / 'logs'))}")
+    return 0 if phase == "ready" and all(part.alive for part in running) and not errors and answers else 1
 
 
-async def _cluster(state: State) -> tuple[list[Json], list[Json]]:
-    async with Api() as api:
-        await api.check_is_lab(state.id)
-        pods, services = await asyncio.gather(api.items("/api/v1/pods"), api.items("/api/v1/services"))
-        return pods, services
+async def _print_cluster(state: State) -> bool:
+    """Pods and services; False if the cluster does not answer or is not this lab's."""
+    try:
+        async with Api() as api:
+            await api.check_is_lab(state.id)
+            pods, services = [(await api.get(f"/api/v1/{kind}"))["items"] for kind in ("pods", "services")]
+    except (httpx.HTTPError, ApiError, LabError) as error:
+        print(f"cluster: {type(error).__name__}: {error}")
+        return False
+    _table(["pod", "image", "address", "state", "restarts"], [_pod(pod) for pod in pods])
+    _table(["service", "address", "external", "ports"], [_service(service) for service in services])
+    return True
 
 
 def _routing_errors() -> list[Any]:
     path = LAB / "xds" / "errors.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text())
-    return found if isinstance(found, list) else [found] if found else []
+    found: list[Any] = json.loads(path.read_text()) if path.exists() else []
+    return found
 
 
-def _pod(pod: Json) -> dict[str, Any]:
+def _pod(pod: Json) -> list[str]:
     told = pod.get("status") or {}
     containers = told.get("containerStatuses") or []
-    waiting = [c["state"]["waiting"].get("reason", "") for c in containers if "waiting" in (c.get("state") or {})]
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in told.get("conditions") or [])
+    waiting = [c["state"]["waiting"]["reason"] for c in containers if "waiting" in c["state"]]
+    unready = ["not ready"] if not all(c["ready"] for c in containers) else []
     ending = ["Terminating"] if pod["metadata"].get("deletionTimestamp") else []
-    return {
-        "namespace": pod["metadata"]["namespace"],
-        "name": pod["metadata"]["name"],
-        "image": ", ".join(container["image"] for container in pod["spec"]["containers"]),
-        "address": told.get("podIP", ""),
-        "ready": ready,
-        "state": [*ending, *waiting, told.get("phase", "Pending")][0],
-        "restarts": sum(c.get("restartCount", 0) for c in containers),
-    }
+    state = [*ending, *waiting, *unready, told.get("phase", "Pending")][0]
+    images = ", ".join(container["image"] for container in pod["spec"]["containers"])
+    restarts = sum(c["restartCount"] for c in containers)
+    return ["/".join(key(pod)), images, told.get("podIP", ""), state, str(restarts)]
 
 
-def _service(service: Json) -> dict[str, Any]:
-    balancer = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
-    return {
-        "namespace": service["metadata"]["namespace"],
-        "name": service["metadata"]["name"],
-        "address": service["spec"].get("clusterIP", ""),
-        "external": ", ".join(entry.get("ip", "") for entry in balancer),
-        "ports": ", ".join(str(port["port"]) for port in service["spec"].get("ports") or []),
-    }
+def _service(service: Json) -> list[str]:
+    ports = ", ".join(str(port["port"]) for port in service["spec"].get("ports") or [])
+    return ["/".join(key(service)), service["spec"].get("clusterIP", ""), balancer_address(service) or "", ports]
 
 
-def _print(report: dict[str, Any]) -> None:
-    print(f"lab: {report['phase']}")
-    for part in report["parts"]:
-        print(f"  {part['name']:<26} {'alive' if part['alive'] else 'DEAD, exit ' + str(part['exit'])}")
-        if not part["alive"]:
-            print(last_lines(part["name"]))
-    if report["cluster"] != "ok":
-        print(f"cluster: {report['cluster']}")
-    for title in ("pods", "services"):
-        if report[title]:
-            print(f"\n{title}")
-            _table(report[title])
-    print("\naddresses")
-    for name, value in report["environment"].items():
-        if name.endswith("_URL") and value and "PULUMI" not in name:
-            print(f"  {name:<18} {value}")
-    if report["unsupported"]:
-        print("\nNOT IN FORCE: the routing stand-in does not support")
-        for error in report["unsupported"]:
-            print("  " + (": ".join(map(str, error.values())) if isinstance(error, dict) else str(error)))
-    print(f"\nlogs: {Path(os.path.relpath(LAB / 'logs'))}")
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    heads = list(rows[0])
-    cells = [heads, *([str(row[head]) for head in heads] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
-    for row in cells:
+def _table(heads: list[str], rows: list[list[str]]) -> None:
+    print()
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
         print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

@@ -9,27 +9,45 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from lab import namespace
-from lab.http_client import Answer, Client
 from lab.namespace import LabError
 from lab.paths import LAB
 
 ORIGIN_SECRET = LAB / "origin-secret"  # `name: value`, written where the lab has an edge
 TIMEOUT = 10.0
 
-Told = Callable[[Answer], None]
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one request ended. `error` is empty when an answer came, whatever its status."""
+
+    at: float  # Unix time at which the request was due
+    status: int
+    version: str
+    error: str
+
+    @property
+    def outcome(self) -> str:
+        """`stable`, `canary`, `refused` or `lost`."""
+        if self.status == 403:
+            return "refused"
+        if 200 <= self.status < 300 and self.version in ("stable", "canary"):
+            return self.version
+        return "lost"
+
+    @property
+    def why(self) -> str:
+        return self.error or f"HTTP {self.status} with x-served-version {self.version!r}"
 
 
 @dataclass
@@ -41,44 +59,60 @@ class Counts:
     refused: int = 0
     lost: int = 0
 
-    def add(self, answer: Answer) -> None:
-        outcome = outcome_of(answer)
-        setattr(self, outcome, getattr(self, outcome) + 1)
-
     @property
     def served(self) -> int:
         return self.stable + self.canary
 
-    @property
-    def total(self) -> int:
-        return self.served + self.refused + self.lost
-
-
-def outcome_of(answer: Answer) -> str:
-    """`stable`, `canary`, `refused` or `lost`."""
-    if answer.status == 403:
-        return "refused"
-    if 200 <= answer.status < 300 and answer.version in ("stable", "canary"):
-        return answer.version
-    return "lost"
-
-
-def why_lost(answer: Answer) -> str:
-    if answer.error:
-        return answer.error
-    if 200 <= answer.status < 300:
-        return f"HTTP {answer.status} with x-served-version {answer.version!r}"
-    return f"HTTP {answer.status}"
-
 
 def count(answers: Iterable[Answer]) -> Counts:
-    counts = Counts()
-    for answer in answers:
-        counts.add(answer)
-    return counts
+    return Counts(**Counter(answer.outcome for answer in answers))
 
 
-async def _closed(client: Client, requests: int, concurrency: int, told: Told) -> None:
+class Client:
+    """Requests to one URL over kept connections."""
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        parsed = urllib.parse.urlsplit(url)
+        if parsed.scheme != "http" or not parsed.hostname:
+            raise LabError(f"--url {url!r}: expected http://HOST[:PORT][/PATH]")
+        self._host, self._port = parsed.hostname, parsed.port or 80
+        target = urllib.parse.urlunsplit(("", "", parsed.path or "/", parsed.query, ""))
+        sent = {"host": parsed.netloc} | {name.lower(): value for name, value in headers.items()}
+        lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
+        self._request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def get(self, due: float) -> Answer:
+        """Send one request. `due`: the Unix time at which it should have gone out."""
+        writer: asyncio.StreamWriter | None = None
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                reader, writer = await self._connect()
+                writer.write(self._request)
+                status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                pairs = [line.partition(":") for line in lines]
+                headers = {name.lower(): value.strip() for name, _, value in pairs}
+                await reader.readexactly(int(headers.get("content-length", "0")))
+        except (OSError, EOFError, TimeoutError) as error:
+            if writer is not None:
+                writer.close()
+            return Answer(due, 0, "", str(error) or type(error).__name__)
+        if "content-length" in headers and headers.get("connection", "").lower() != "close":
+            self._idle.append((reader, writer))
+        else:
+            writer.close()
+        return Answer(due, int(status_line.split()[1]), headers.get("x-served-version", ""), "")
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self._host, self._port)
+
+
+async def _closed(client: Client, requests: int, concurrency: int, told: Callable[[Answer], None]) -> None:
     """Each worker sends its next request when it has its answer."""
     left = requests
 
@@ -86,59 +120,38 @@ async def _closed(client: Client, requests: int, concurrency: int, told: Told) -
         nonlocal left
         while left > 0:
             left -= 1
-            told(await client.get())
+            told(await client.get(time.time()))
 
-    await asyncio.gather(*(worker() for _ in range(min(concurrency, requests))))
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-async def _open(client: Client, requests: int, rate: float, told: Told, stop: asyncio.Event) -> None:
-    """Requests go out at their time, whether or not earlier ones were answered; `requests` 0 is until `stop`."""
-    waiting: set[asyncio.Task[None]] = set()
+async def _open(client: Client, requests: int, rate: float, told: Callable[[Answer], None]) -> None:
+    """Requests go out at their time, whether or not earlier ones were answered; `requests` 0: until stdin ends."""
+    stop = asyncio.Event()
+    if requests == 0:  # whoever started this is gone when its end of the pipe is
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stop.set)
 
     async def one(due: float) -> None:
         told(await client.get(due))
 
     begin, sent = time.time(), 0
-    while not stop.is_set() and (requests == 0 or sent < requests):
-        due = begin + sent / rate
-        pause = due - time.time()
-        if pause > 0:
-            await asyncio.sleep(pause)
-        task = asyncio.create_task(one(due))
-        waiting.add(task)
-        task.add_done_callback(waiting.discard)
-        sent += 1
-    await asyncio.gather(*waiting)
-
-
-async def _send(args: argparse.Namespace, headers: Mapping[str, str], told: Told) -> None:
-    client = Client(args.url, headers, args.timeout)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if args.until_eof:  # whoever started this is gone when its end of the pipe is
-        loop.add_reader(sys.stdin.fileno(), stop.set)
-    try:
-        if args.rate:
-            await _open(client, args.requests, args.rate, told, stop)
-        else:
-            await _closed(client, args.requests, args.concurrency, told)
-    finally:
-        client.close()
+    async with asyncio.TaskGroup() as group:
+        while not stop.is_set() and (requests == 0 or sent < requests):
+            due = begin + sent / rate
+            await asyncio.sleep(max(0.0, due - time.time()))
+            group.create_task(one(due))
+            sent += 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", required=True)
-    parser.add_argument("--requests", type=int, default=1000, help="how many; 0 with --rate: until SIGTERM")
+    parser.add_argument("--requests", type=int, default=1000, help="how many; 0 with --rate: until stdin's pipe ends")
     parser.add_argument("--rate", type=float, help="requests per second, sent on schedule whatever the answers do")
     parser.add_argument("--concurrency", type=int, default=16, help="connections in use at once, without --rate")
     parser.add_argument("--header", action="append", default=[], metavar="K:V")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds after which a request is lost")
     parser.add_argument("--no-origin-secret", action="store_true", help="call as one who goes round the edge")
     parser.add_argument("--log", type=Path, help="write each answer as one line of JSON")
     parser.add_argument("--json", action="store_true", help="print the counts only")
-    parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
 
 
 def _headers(given: Iterable[str], origin_secret: bool) -> dict[str, str]:
@@ -157,54 +170,45 @@ def main(args: argparse.Namespace) -> int:
     if args.requests < 0 or (args.requests == 0 and not args.rate):
         raise LabError(f"--requests {args.requests}: expected a positive number, or 0 together with --rate")
     namespace.enter(namespace.running())
-    headers = _headers(args.header, not args.no_origin_secret)
-    counts, reasons = Counts(), Counter[str]()
+    client = Client(args.url, _headers(args.header, not args.no_origin_secret))
+    answers: list[Answer] = []
     log = args.log.open("a", buffering=1) if args.log else None
 
     def told(answer: Answer) -> None:
-        counts.add(answer)
-        if outcome_of(answer) == "lost":
-            reasons[why_lost(answer)] += 1
+        answers.append(answer)
         if log is not None:
             log.write(json.dumps(asdict(answer)) + "\n")
 
     began = time.monotonic()
-    try:
-        asyncio.run(_send(args, headers, told))
-    except ValueError as error:
-        raise LabError(str(error)) from error
+    if args.rate:
+        asyncio.run(_open(client, args.requests, args.rate, told))
+    else:
+        asyncio.run(_closed(client, args.requests, args.concurrency, told))
     seconds = time.monotonic() - began
-    print(json.dumps(asdict(counts)))
+    print(json.dumps(asdict(count(answers))))
     if not args.json:
-        print(f"{counts.total} requests in {seconds:.2f} s, {counts.total / seconds:.0f}/s", file=sys.stderr)
-    for reason, number in reasons.most_common(5):
+        print(f"{len(answers)} requests in {seconds:.2f} s, {len(answers) / seconds:.0f}/s", file=sys.stderr)
+    for reason, number in why_lost(answers).most_common(5):
         print(f"lost {number}: {reason}", file=sys.stderr)
     return 0
 
 
-def run(
-    url: str,
-    requests: int,
-    headers: Mapping[str, str] | None = None,
-    rate: float | None = None,
-    concurrency: int = 16,
-    origin_secret: bool = True,
-) -> Counts:
+def why_lost(answers: Iterable[Answer]) -> Counter[str]:
+    return Counter(answer.why for answer in answers if answer.outcome == "lost")
+
+
+def _command(url: str, requests: int, headers: Mapping[str, str] | None) -> list[str]:
+    words = [word for name, value in (headers or {}).items() for word in ("--header", f"{name}:{value}")]
+    return ["load", "--json", "--url", url, "--requests", str(requests), *words]
+
+
+def run(url: str, requests: int, headers: Mapping[str, str] | None = None) -> Counts:
     """Send `requests` from inside the namespace, in a process of its own."""
-    command = ["load", "--json", "--url", url, "--requests", str(requests), "--concurrency", str(concurrency)]
-    command += _options(headers, rate, origin_secret)
-    child = namespace.run_inside(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = namespace.run_inside(_command(url, requests, headers), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = child.communicate()
     if child.returncode != 0:
         raise LabError(f"load on {url} failed: {errors.decode().strip()}")
     return Counts(**json.loads(output))
-
-
-def _options(headers: Mapping[str, str] | None, rate: float | None, origin_secret: bool) -> list[str]:
-    words = [word for name, value in (headers or {}).items() for word in ("--header", f"{name}:{value}")]
-    if rate is not None:
-        words += ["--rate", str(rate)]
-    return words if origin_secret else [*words, "--no-origin-secret"]
 
 
 class Steady:
@@ -213,41 +217,29 @@ class Steady:
     Answers can be read while it runs (`answers()`); those of requests in flight come at the end.
     """
 
-    def __init__(
-        self, url: str, rate: float = 200, headers: Mapping[str, str] | None = None, origin_secret: bool = True
-    ) -> None:
-        self._arguments = ["load", "--json", "--url", url, "--requests", "0", "--until-eof"]
-        self._arguments += _options(headers, rate, origin_secret)
+    def __init__(self, url: str, rate: float = 200) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lab-load-")
         self._log = Path(self._folder.name) / "answers.jsonl"
-        self._child: subprocess.Popen[bytes] | None = None
+        self._command = [*_command(url, 0, None), "--rate", str(rate), "--log", str(self._log)]
 
     def __enter__(self) -> Steady:
-        command = [*self._arguments, "--log", str(self._log)]
-        pipe: Any = subprocess.PIPE
-        self._child = namespace.run_inside(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._child = namespace.run_inside(self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + TIMEOUT + 5
         while not self.answers():
             if self._child.poll() is not None or time.monotonic() > deadline:
-                self.__exit__(None, None, None)
-                raise LabError(f"the steady load did not start: {' '.join(command)}")
+                self.__exit__()
+                raise LabError(f"the steady load did not start: {' '.join(self._command)}")
             time.sleep(0.05)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._child is not None and self._child.stdin is not None:
-            self._child.stdin.close()
-            self._child.wait(TIMEOUT + 10)
-        self._kept = self.answers()
-        self._folder.cleanup()
+    def __exit__(self, *_: object) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait(TIMEOUT + 10)
 
     def answers(self) -> list[Answer]:
         """What was answered so far, in the order of the answers."""
-        if not self._log.exists():
-            return getattr(self, "_kept", [])
-        lines = self._log.read_text().splitlines(keepends=True)
+        lines = self._log.read_text().splitlines(keepends=True) if self._log.exists() else []
         return [Answer(**json.loads(line)) for line in lines if line.endswith("\n")]
 
     def counts(self) -> Counts:
@@ -255,4 +247,4 @@ class Steady:
 
     def lost(self) -> Counter[str]:
         """Why requests were lost."""
-        return Counter(why_lost(answer) for answer in self.answers() if outcome_of(answer) == "lost")
+        return why_lost(self.answers())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ ALERTMANAGER_URL = f"http://{NODE_IP}:9093"
 TELEMETRY = f"{NODE_IP}:15090"
 RULES = LAB / "rules"
 
-TARGETS = LAB / "targets.json"
-
-_ANNOTATION = "prometheus.io/"
 # Debian's Alertmanager reads its templates from an absolute path. Where the package was only unpacked, its files are
 # laid over /usr/share, in a mount namespace of this one process.
 _OVERLAY = """
@@ -37,7 +33,6 @@ def prometheus() -> Command | None:
         return None
     config = LAB / "prometheus.yml"
     RULES.mkdir(exist_ok=True)
-    TARGETS.write_text("[]")
     config.write_text(json.dumps(_prometheus(), indent=1))  # JSON is YAML
     flags = [
         f"--config.file={config}",
@@ -72,21 +67,6 @@ def alertmanager() -> Command | None:
     return Command("alertmanager", [str(path), *flags])
 
 
-def targets(pods: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What Prometheus scrapes: running pods with the usual annotations. (Debian's build cannot watch Kubernetes.)"""
-    found = []
-    for pod in pods:
-        meta, told = pod["metadata"], pod.get("status") or {}
-        notes = meta.get("annotations") or {}
-        if notes.get(f"{_ANNOTATION}scrape") != "true" or told.get("phase") != "Running" or not told.get("podIP"):
-            continue
-        own = {name: value for name, value in (meta.get("labels") or {}).items() if name in ("app", "version")}
-        labels = {**own, "namespace": meta["namespace"], "pod": meta["name"]}
-        labels["metrics_path"] = notes.get(f"{_ANNOTATION}path", "/metrics")
-        found.append({"targets": [f"{told['podIP']}:{notes.get(f'{_ANNOTATION}port', '80')}"], "labels": labels})
-    return found
-
-
 def _prometheus() -> dict[str, Any]:
     return {
         "global": {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "5s"},
@@ -95,21 +75,10 @@ def _prometheus() -> dict[str, Any]:
         "scrape_configs": [
             # The mesh's metrics carry the labels of what they describe, not of who reports them.
             {"job_name": "istio", "honor_labels": True, "static_configs": [{"targets": [TELEMETRY]}]},
-            {
-                "job_name": "pods",
-                "file_sd_configs": [{"files": [str(TARGETS)], "refresh_interval": "5s"}],
-                "relabel_configs": [
-                    {"source_labels": ["metrics_path"], "target_label": "__metrics_path__"},
-                    {"regex": "metrics_path", "action": "labeldrop"},
-                ],
-            },
         ],
     }
 
 
 def _alertmanager() -> dict[str, Any]:
     """No receiver yet: alerts are shown, not sent."""
-    return {
-        "route": {"receiver": "none", "group_by": ["alertname", "stack", "service"], "group_wait": "1s"},
-        "receivers": [{"name": "none"}],
-    }
+    return {"route": {"receiver": "none", "group_wait": "1s"}, "receivers": [{"name": "none"}]}

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -145,14 +146,7 @@ def create(lab_id: str) -> State:
     if answer != b"held\n":
         child.wait(_START_SECONDS)
         how = "as root" if as_root else "in an unprivileged user namespace"
-        hint = (
-            ""
-            if as_root
-            else (
-                " Where the system forbids these (sysctl kernel.unprivileged_userns_clone=0,"
-                " kernel.apparmor_restrict_unprivileged_userns=1, user.max_user_namespaces=0), run as root."
-            )
-        )
+        hint = "" if as_root else " Where the system forbids these (sysctl user.max_user_namespaces=0), run as root."
         raise LabError(f"no network namespace could be made {how}: {log.read_text().strip()}.{hint}")
     network = os.readlink(f"/proc/{child.pid}/ns/net")
     return State(lab_id, Process.of(child.pid), network, user_namespace=not as_root)
@@ -191,13 +185,15 @@ def environment(state: State, base: Mapping[str, str]) -> dict[str, str]:
     return {**base, **state.environment, "PATH": os.pathsep.join([*state.path_first, *path])}
 
 
+def python_path() -> str:
+    """PYTHONPATH for processes of the lab, whatever their folder."""
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def run_inside(arguments: Iterable[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start `python -m lab …` so that it runs in the namespace; for callers that have threads and cannot enter."""
-    import sys
-
     command = [sys.executable, "-m", "lab", *arguments]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **options)
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": python_path()}, **options)
 
 
 def members(state: State) -> list[Process]:

@@ -7,23 +7,21 @@ and started; one that is deleted is drained and stopped. EndpointSlices are the 
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 
 import httpx
 
-from lab import monitoring, namespace
+from lab import namespace
 from lab.addresses import (
-    BALANCERS,
     INGRESS,
-    PODS,
     HostsFile,
     Loopback,
     Pool,
     balancer_address,
     public_names,
     service_names,
+    wanted_balancer_address,
 )
 from lab.control_plane import NODE
 from lab.kube import Api, ApiError, Informer, Json, key
@@ -38,34 +36,26 @@ class Node:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._loopback = Loopback()
-        self._pod_addresses = Pool(PODS, skip=257)  # 10.244.0.x is the node's own
-        self._balancers = Pool(BALANCERS, skip=1)
+        self._pod_addresses = Pool()
         self._hosts = HostsFile()
         self._pods: dict[str, Pod] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._services_changed = asyncio.Event()
-        self._pods_changed = asyncio.Event()
-        mesh = "/apis/networking.istio.io/v1"
-        note = self._note
-        self._services = Informer(api, "/api/v1/services", note)
-        self._gateways = Informer(api, f"{mesh}/gateways", note)
-        self._routes = Informer(api, f"{mesh}/virtualservices", note)
+        self._services = Informer(api, "/api/v1/services", self._note)
+        self._routes = Informer(api, "/apis/networking.istio.io/v1/virtualservices", self._note)
         self._watched = Informer(api, "/api/v1/pods", self._pod_changed)
-        self._targets: list[Json] = []
-        self._given: dict[tuple[str, str], list[str]] = {}
+        self._given: set[str] = set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for informer in (self._services, self._gateways, self._routes, self._watched):
+            for informer in (self._services, self._routes, self._watched):
                 group.create_task(informer.run())
             group.create_task(self._serve_services())
-            group.create_task(self._tell_prometheus())
 
     def _note(self, kind: str, item: Json) -> None:
         self._services_changed.set()
 
     def _pod_changed(self, kind: str, item: Json) -> None:
-        self._pods_changed.set()
         uid = item["metadata"]["uid"]
         known = self._pods.get(uid)
         if kind == "DELETED":
@@ -73,10 +63,7 @@ class Node:
                 known.vanish()
         elif known is not None:
             known.update(item)
-        elif item["spec"].get("nodeName", NODE) == NODE and (item.get("status") or {}).get("phase") not in (
-            "Succeeded",
-            "Failed",
-        ):
+        else:
             self._pods[uid] = pod = Pod(self._api, self._pod_addresses, self._loopback, item)
             task = asyncio.create_task(self._follow(uid, pod))
             self._tasks.add(task)
@@ -84,15 +71,15 @@ class Node:
 
     async def _follow(self, uid: str, pod: Pod) -> None:
         try:
-            await pod.finished()
-        except Exception:  # noqa: BLE001 - told in the log where it happened
-            return
+            await pod.run()
+        except Exception as error:  # noqa: BLE001 - one pod's trouble must not end the node
+            print(f"node: pod {'/'.join(key(pod.object))}: {error!r}", flush=True)
         finally:
             self._pods.pop(uid, None)
 
     async def _serve_services(self) -> None:
         """Addresses for services, and the hosts file; again after a failure."""
-        await asyncio.gather(*(informer.synced.wait() for informer in (self._services, self._gateways, self._routes)))
+        await asyncio.gather(self._services.synced.wait(), self._routes.synced.wait())
         while True:
             await self._services_changed.wait()
             self._services_changed.clear()
@@ -104,54 +91,31 @@ class Node:
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._services_changed.set()
 
-    async def _tell_prometheus(self) -> None:
-        while True:
-            await self._pods_changed.wait()
-            self._pods_changed.clear()
-            found = monitoring.targets(self._watched.items.values())
-            if found != self._targets:
-                self._targets = found
-                namespace.write_atomic(monitoring.TARGETS, json.dumps(found, indent=1))
-
     async def _addresses(self) -> None:
-        present = dict(self._services.items)
-        for gone in [name for name in self._given if name not in present]:
-            for address in self._given.pop(gone):
-                self._balancers.give_back(address)
-                await self._loopback.remove(address)
-        for name, service in present.items():
-            wanted = [ip for ip in service["spec"].get("clusterIPs") or [] if ip != "None" and ":" not in ip]
-            for address in wanted:
-                await self._loopback.add(address)
+        wanted: set[str] = set()
+        for named, service in list(self._services.items.items()):
+            if service["spec"].get("clusterIP", "None") == "None":
+                continue
+            wanted.add(service["spec"]["clusterIP"])
             if service["spec"].get("type") == "LoadBalancer":
-                wanted.append(await self._balance(service))
-            for address in self._given.get(name, []):
-                if address not in wanted:
-                    self._balancers.give_back(address)
-                    await self._loopback.remove(address)
-            self._given[name] = wanted
-
-    async def _balance(self, service: Json) -> str:
-        """The service's load balancer address, given and reported if it has none yet."""
-        named, known = key(service), balancer_address(service)
-        for address in self._given.get(named, []):
-            if address.startswith("10.99."):
-                known = known or address
-        fresh = not any(known in addresses for addresses in self._given.values())
-        address = self._balancers.take(known) if fresh or known is None else known
-        await self._loopback.add(address)
-        if balancer_address(service) != address:
-            path = f"/api/v1/namespaces/{named[0]}/services/{named[1]}/status"
-            status = {"loadBalancer": {"ingress": [{"ip": address}]}}
-            await self._api.patch(path, {"status": status})
-        return address
+                address = wanted_balancer_address(service)
+                wanted.add(address)
+                await self._loopback.add(address)
+                if balancer_address(service) != address:
+                    path = f"/api/v1/namespaces/{named[0]}/services/{named[1]}/status"
+                    await self._api.patch(path, {"status": {"loadBalancer": {"ingress": [{"ip": address}]}}})
+        for address in wanted - self._given:
+            await self._loopback.add(address)
+        for address in self._given - wanted:
+            await self._loopback.remove(address)
+        self._given = wanted
 
     def _write_hosts(self) -> None:
         names = service_names(self._services.items.values())
         ingress = self._services.items.get(INGRESS)
         entry = balancer_address(ingress) if ingress else None
         if entry is not None:
-            public = public_names(self._gateways.items.values(), self._routes.items.values())
+            public = public_names(self._routes.items.values())
             names |= {host: entry for host in public if host not in names}
         self._hosts.write(names)
 

@@ -42,11 +42,9 @@ def _save(folder: Path, name: str, key: Key, certificate: x509.Certificate | Non
         (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _name(common: str, organisation: str | None = None) -> x509.Name:
-    parts = [x509.NameAttribute(NameOID.COMMON_NAME, common)]
-    if organisation:
-        parts.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation))
-    return x509.Name(parts)
+def _name(common: str, organisation: str = "lab") -> x509.Name:
+    given = ((NameOID.ORGANIZATION_NAME, organisation), (NameOID.COMMON_NAME, common))
+    return x509.Name([x509.NameAttribute(kind, value) for kind, value in given])
 
 
 def _builder(subject: x509.Name, key: Key, issuer: x509.Name, issuer_key: Key) -> x509.CertificateBuilder:

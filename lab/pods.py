@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import shutil
-from collections.abc import Mapping
-from typing import Any
 
 import httpx
 
@@ -38,7 +35,6 @@ class Pod:
         self._containers: list[Container] = []
         self._since: dict[str, tuple[str, str]] = {}
         self._address = ""
-        self._task = asyncio.create_task(self._run())
 
     def update(self, pod: Json) -> None:
         self.object = pod
@@ -50,17 +46,7 @@ class Pod:
         self._gone = True
         self._deleted.set()
 
-    async def finished(self) -> None:
-        await self._task
-
-    async def _run(self) -> None:
-        try:
-            await self._live()
-        except Exception as error:  # one pod's trouble must not end the node
-            print(f"node: pod {self._label}: {error!r}", flush=True)
-            raise
-
-    async def _live(self) -> None:
+    async def run(self) -> None:
         if self._meta.get("deletionTimestamp"):
             self._deleted.set()
         if not self.object["spec"].get("nodeName") and not await self._bind():
@@ -138,9 +124,6 @@ class Pod:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _phase(self) -> str:
-        states = [container.state for container in self._containers]
-        if all("terminated" in state for state in states) and self.object["spec"].get("restartPolicy") != "Always":
-            return "Failed" if any(state["terminated"]["exitCode"] for state in states) else "Succeeded"
         begun = all("waiting" not in c.state or c.last_state or c.restarts for c in self._containers)
         return "Running" if begun else "Pending"
 
@@ -155,8 +138,6 @@ class Pod:
 
     def _status(self) -> Json:
         unready = [container.name for container in self._containers if not container.ready]
-        gates = {gate["conditionType"] for gate in self.object["spec"].get("readinessGates") or []}
-        passed = {c["type"] for c in (self.object.get("status") or {}).get("conditions") or [] if c["status"] == "True"}
         return {
             "phase": self._phase(),
             "podIP": self._address,
@@ -168,41 +149,38 @@ class Pod:
                 self._condition("PodScheduled", True),
                 self._condition("Initialized", True),
                 self._condition("ContainersReady", not unready, "ContainersNotReady"),
-                self._condition("Ready", not unready and gates <= passed, "ContainersNotReady"),
+                self._condition("Ready", not unready, "ContainersNotReady"),
             ],
             "containerStatuses": [container.status() for container in self._containers],
         }
 
-    async def _environment(self, spec: Mapping[str, Any], address: str) -> dict[str, str]:
-        """A container's variables from `envFrom` and `env`."""
+    async def _environment(self, spec: Json) -> dict[str, str]:
+        """A container's variables."""
+        unsupported = [field for field in ("initContainers", "readinessGates") if self.object["spec"].get(field)]
+        if self.object["spec"]["restartPolicy"] != "Always":
+            unsupported.append(f"restartPolicy {self.object['spec']['restartPolicy']}")
+        if unsupported:
+            raise ConfigError(f"the lab's node does not support {', '.join(unsupported)} of pods")
         found: dict[str, str] = {}
-        for source in spec.get("envFrom") or []:
-            for kind, plural in (("configMapRef", "configmaps"), ("secretRef", "secrets")):
-                if kind in source:
-                    data = await self._data(plural, source[kind], whole=True)
-                    found |= {source.get("prefix", "") + name: value for name, value in data.items()}
         for variable in spec.get("env") or []:
             if "valueFrom" in variable:
-                value = await self._value_from(variable["valueFrom"], spec, address)
-                if value is not None:
-                    found[variable["name"]] = value
+                found[variable["name"]] = await self._value_from(variable["valueFrom"], spec)
             else:
                 found[variable["name"]] = expand(str(variable.get("value") or ""), found)
         return found
 
-    async def _value_from(self, source: Mapping[str, Any], spec: Mapping[str, Any], address: str) -> str | None:
+    async def _value_from(self, source: Json, spec: Json) -> str:
         if "fieldRef" in source:
-            return self._field(source["fieldRef"]["fieldPath"], address)
-        if "resourceFieldRef" in source:
+            return self._field(source["fieldRef"]["fieldPath"])
+        if "resourceFieldRef" in source:  # in pods that a real istiod makes
             kind, _, name = str(source["resourceFieldRef"]["resource"]).partition(".")
-            amount = ((spec.get("resources") or {}).get(kind) or {}).get(name)
-            return str(amount if amount is not None else os.cpu_count() or 1)
+            return str((spec.get("resources") or {}).get(kind, {}).get(name, "1"))
         for kind, plural in (("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")):
             if kind in source:
-                return (await self._data(plural, source[kind], whole=False)).get(source[kind]["key"])
+                return await self._key(plural, source[kind])
         raise ConfigError(f"the lab's node does not support valueFrom {', '.join(source)}")
 
-    def _field(self, path: str, address: str) -> str:
+    def _field(self, path: str) -> str:
         meta = self.object["metadata"]
         for name in ("labels", "annotations"):
             prefix = f"metadata.{name}['"
@@ -214,25 +192,24 @@ class Pod:
             "metadata.uid": meta["uid"],
             "spec.nodeName": NODE,
             "spec.serviceAccountName": self.object["spec"].get("serviceAccountName", "default"),
-            "status.podIP": address,
-            "status.podIPs": address,
+            "status.podIP": self._address,
+            "status.podIPs": self._address,
             "status.hostIP": NODE_IP,
         }
         if path not in known:
             raise ConfigError(f"the lab's node does not support fieldPath {path}; it knows {', '.join(known)}")
         return str(known[path])
 
-    async def _data(self, plural: str, reference: Mapping[str, Any], *, whole: bool) -> dict[str, str]:
-        name, namespace = reference.get("name", ""), self._meta["namespace"]
+    async def _key(self, plural: str, reference: Json) -> str:
+        """One key of a ConfigMap or Secret."""
+        if reference.get("optional"):
+            raise ConfigError(f"the lab's node does not support optional keys of {plural}")
+        name, namespace = reference["name"], self._meta["namespace"]
         try:
             item = await self._api.get(f"/api/v1/namespaces/{namespace}/{plural}/{name}")
-        except (ApiError, httpx.HTTPError) as error:
-            if reference.get("optional") and isinstance(error, ApiError) and error.code == 404:
-                return {}
-            raise ConfigError(f"{plural[:-1]} {namespace}/{name} could not be read: {error}") from error
-        data: dict[str, str] = dict(item.get("data") or {})
-        if plural == "secrets":
-            data = {field: base64.b64decode(value).decode(errors="replace") for field, value in data.items()}
-        if not whole and reference["key"] not in data and not reference.get("optional"):
-            raise ConfigError(f"couldn't find key {reference['key']} in {plural[:-1]} {namespace}/{name}")
-        return data
+            value = str(item["data"][reference["key"]])
+        except (ApiError, httpx.HTTPError, KeyError) as error:
+            raise ConfigError(
+                f"{reference['key']} of {plural} {namespace}/{name} could not be read: {error}"
+            ) from error
+        return base64.b64decode(value).decode() if plural == "secrets" else value

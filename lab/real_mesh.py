@@ -45,10 +45,7 @@ _DISCOVERY_PORTS = {
 }  # fmt: skip
 _DISCOVERY_ENV = {"PILOT_ENABLE_METADATA_EXCHANGE": "false", "PILOT_ENABLE_ALPN_FILTER": "false"}
 _FILTER = "lab-stock-envoy"
-_WATCHED = (
-    "/api/v1/namespaces", "/api/v1/services", "/api/v1/pods", "/apis/discovery.k8s.io/v1/endpointslices",
-    "/apis/gateway.networking.k8s.io/v1/gateways",
-)  # fmt: skip
+_WATCHED = ["/api/v1/namespaces", "/api/v1/services", "/api/v1/pods", "/apis/discovery.k8s.io/v1/endpointslices"]
 
 
 def available() -> bool:
@@ -64,7 +61,7 @@ def command(role: str, words: list[str]) -> list[str]:
 def _program(name: str) -> str:
     path = parts.find(name)
     if path is None:
-        raise SystemExit(f"{name} was not found in $LAB_PARTS or on PATH: without both, stand-ins run instead")
+        raise SystemExit(f"{name} was not found in $LAB_PARTS or on PATH, where it was when the pod started")
     return str(path)
 
 
@@ -90,7 +87,7 @@ def bootstrap(address: str, *, files: Path | None = None) -> str:
     ads: Json = {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}
     dynamic = {f"{kind}_config": source(files / f"{kind}.json") if files else ads for kind in ("lds", "cds")}
     if not files:
-        dynamic["ads_config"] = {**_grpc("xds-grpc", "DELTA_GRPC"), "set_node_on_first_message_only": True}
+        dynamic["ads_config"] = _grpc("xds-grpc", "DELTA_GRPC") | {"set_node_on_first_message_only": True}
     identity = "./var/run/secrets/workload-spiffe-uds/{{ .workload_identity_socket_file }}"
     clusters = [
         _static("agent", _socket("127.0.0.1", "{{ .config.StatusPort }}")),
@@ -156,7 +153,6 @@ class PodFolder:
 
     def __init__(self) -> None:
         self.name, self.namespace, self.address = (os.environ[f"POD_{n}"] for n in ("NAME", "NAMESPACE", "IP"))
-        self.labels: dict[str, str] = json.loads(os.environ.get("POD_LABELS") or "{}")
         self.path = LAB / "pods" / f"{self.namespace}.{self.name}" / "mesh"
 
     def write(self, name: str, text: str) -> Path:
@@ -175,8 +171,8 @@ class PodFolder:
         root = await _insist(lambda: api.get(f"{space}/configmaps/istio-ca-root-cert"))
         self.write("var/run/secrets/tokens/istio-token", token["status"]["token"])
         self.write("var/run/secrets/istio/root-cert.pem", root["data"]["root-cert.pem"])
-        labels = [f"{key}={json.dumps(value)}\n" for key, value in self.labels.items()]
-        self.write("etc/istio/pod/labels", "".join(labels))
+        labels = (pod["metadata"].get("labels") or {}).items()
+        self.write("etc/istio/pod/labels", "".join(f"{key}={json.dumps(value)}\n" for key, value in labels))
 
     def log_to_access(self) -> None:
         link = self.path / ACCESS_LOG
@@ -243,17 +239,16 @@ async def proxy(words: list[str]) -> None:
             await _insist(lambda: api.apply(path, stock_envoy_filter()))
         await pod.identity(api)
     pod.log_to_access()
-    environment = pod.agent(role, bootstrap(pod.address))
     os.chdir(pod.path)
     program = _program("pilot-agent")
-    os.execve(program, [program, *(words or ["proxy", "router"])], environment)
+    os.execve(program, [program, *(words or ["proxy", "router"])], pod.agent(role, bootstrap(pod.address)))
 
 
 def ztunnel_config(world: World) -> ProxyConfig:
     """Plain TCP for Services without a waypoint; for the others a tunnel to their address through theirs."""
     bound = {host: service for host, service in world.services.items() if _is_bound(service)}
     config = node_config(world, set(bound))
-    for service in bound.values():
+    for host, service in bound.items():
         place = world.waypoint_of(service)
         door = world.find("Service", *place) if place else None
         if place is None or door is None:
@@ -269,8 +264,7 @@ def ztunnel_config(world: World) -> ProxyConfig:
             chain = tcp_chain(cluster)
             # The last address is the cluster's; a waypoint knows a Service by it.
             chain["filters"][0]["typed_config"]["tunneling_config"] = {"hostname": f"{addresses[-1]}:{number}"}
-            name = f"outbound|{number}||{service_host(service)}"
-            config.listeners.append(listener(name, addresses, number, [chain]))
+            config.listeners.append(listener(f"outbound|{number}||{host}", addresses, number, [chain]))
     return config
 
 
@@ -282,8 +276,8 @@ def _is_bound(service: Json) -> bool:
 
 def _hbone(cluster: Json, place: tuple[str, str]) -> Json:
     """HTTP/2 over mutual TLS, to nobody but that waypoint's account."""
-    namespace, account = place
-    wanted = {"san_type": "URI", "matcher": {"exact": f"spiffe://cluster.local/ns/{namespace}/sa/{account}"}}
+    identity = "spiffe://cluster.local/ns/{}/sa/{}".format(*place)
+    wanted = {"san_type": "URI", "matcher": {"exact": identity}}
     context = {
         "alpn_protocols": ["h2"],
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
@@ -310,12 +304,16 @@ async def ztunnel() -> int:
     changed, stopped = asyncio.Event(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     publisher = Publisher(LAB / "xds" / NODE_PROXY)
+
+    def publish() -> None:
+        publisher.publish(ztunnel_config(World(item for found in informers for item in found.items.values())))
+
     async with Api() as api:
         await pod.identity(api)
         informers = [Informer(api, path, lambda *_: changed.set()) for path in _WATCHED]
         watching = [asyncio.create_task(informer.run()) for informer in informers]
         await asyncio.gather(*(informer.synced.wait() for informer in informers))
-        publisher.publish(ztunnel_config(_world(informers)))
+        publish()
         agent = await asyncio.create_subprocess_exec(
             _program("pilot-agent"), "proxy", "router", "--domain", f"{pod.namespace}.svc.cluster.local",
             cwd=pod.path, env=pod.agent("ztunnel", bootstrap(pod.address, files=publisher.directory)),
@@ -329,7 +327,7 @@ async def ztunnel() -> int:
             if changed.is_set():
                 await asyncio.sleep(0.02)  # changes come in groups
                 changed.clear()
-                publisher.publish(ztunnel_config(_world(informers)))
+                publish()
         if not ended.done():
             agent.terminate()
         code = await ended
@@ -338,12 +336,8 @@ async def ztunnel() -> int:
     return 0 if stop.done() else (code or 1)
 
 
-def _world(informers: list[Informer]) -> World:
-    return World(item for informer in informers for item in informer.items.values())
-
-
 def main() -> int:
-    role, words = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
+    role, *words = sys.argv[1:] or [""]
     if role == "ztunnel":
         return asyncio.run(ztunnel())
     if role not in ("discovery", "proxy"):

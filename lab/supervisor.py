@@ -10,10 +10,9 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,7 +33,6 @@ class Running:
     name: str
     process: Process | None
     exit: int | None = None  # as in subprocess: negative for a signal
-    since: float = 0.0
 
     @property
     def alive(self) -> bool:
@@ -49,140 +47,106 @@ def read() -> tuple[str, list[Running]]:
         return "starting", []
     found = []
     for part in raw["parts"]:
-        process = Process(**part.pop("process")) if part.get("process") else part.pop("process")
-        found.append(Running(process=process, **part))
+        process = Process(**part["process"]) if part["process"] else None
+        found.append(Running(part["name"], process, part["exit"]))
     return raw["phase"], found
 
 
 def python_part(name: str, module: str) -> Command:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return Command(name, [sys.executable, "-u", "-m", module], {"PYTHONPATH": path})
+    return Command(name, [sys.executable, "-u", "-m", module], {"PYTHONPATH": namespace.python_path()})
 
 
 class Supervisor:
-    """All parts of one lab. Only the main thread starts and reaps; the one that waits for the API server asks it to."""
+    """All parts of one lab."""
 
     def __init__(self, state: namespace.State) -> None:
         self._state = state
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._commands: dict[str, Command] = {}
+        self._children: dict[str, asyncio.subprocess.Process] = {}
         self._known: dict[str, Running] = {}
-        self._wake = threading.Event()
-        self._wanted: list[Command] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._phase = "starting"
-        self._stop = False
-        self._again = False
 
-    def run(self) -> int:
-        signal.signal(signal.SIGCHLD, lambda *_: self._wake.set())
-        signal.signal(signal.SIGTERM, lambda *_: self._signalled(stop=True))
-        signal.signal(signal.SIGINT, lambda *_: self._signalled(stop=True))
-        signal.signal(signal.SIGHUP, lambda *_: self._signalled(stop=False))
+    async def run(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._bring_up()))
+        self._spawn(self._bring_up())
+        await stop.wait()
+        for child in self._children.values():
+            child.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._children and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        for child in self._children.values():
+            child.kill()  # the data is thrown away anyway
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring_up(self) -> None:
+        """Start what does not run."""
+        self._phase = "starting"
         telemetry = python_part("telemetry", "lab.telemetry")
         first = [control_plane.etcd(), control_plane.api_server(), telemetry]
-        for command in [*first, monitoring.prometheus(), monitoring.alertmanager()]:
-            if command is not None:
-                self._start(command)
-        threading.Thread(target=self._bring_up, daemon=True).start()
-        while not self._stop:
-            self._wake.wait()
-            self._wake.clear()
-            self._reap()
-            while self._wanted:
-                self._start(self._wanted.pop(0))
-            if self._again:
-                self._again = False
-                self._restart_dead()
-            self._write()
-        return self._end()
-
-    def _signalled(self, *, stop: bool) -> None:
-        self._stop, self._again = self._stop or stop, not stop
-        self._wake.set()
-
-    def _bring_up(self) -> None:
         try:
-            asyncio.run(self._prepare_cluster())
+            await self._start(*first, monitoring.prometheus(), monitoring.alertmanager())
+            async with Api() as api:
+                await control_plane.wait_ready(api)
+                await control_plane.mark(api, self._state.id)
+                await self._start(control_plane.controller_manager(), python_part("node", "lab.node"))
+                await control_plane.prepare(api)
             self._phase = "ready"
         except Exception as error:  # noqa: BLE001 - whatever it is, `lab up` has to hear of it
-            self._phase = f"failed: {error}"
-            print(f"supervisor: the cluster could not be prepared: {error!r}", flush=True)
-        self._wake.set()
+            self._phase = f"failed: {type(error).__name__} {error}"
+        print(f"supervisor: {self._phase}", flush=True)
+        self._write()
 
-    async def _prepare_cluster(self) -> None:
-        async with Api() as api:
-            await control_plane.wait_ready(api)
-            print("supervisor: API server ready", flush=True)
-            await control_plane.mark(api, self._state.id)
-            later = (control_plane.controller_manager(), python_part("node", "lab.node"))
-            self._wanted += [command for command in later if command.name not in self._known]
-            self._wake.set()
-            await control_plane.prepare(api)
-            print("supervisor: node and Gateway API ready", flush=True)
+    async def _start(self, *commands: Command | None) -> None:
+        for command in commands:
+            if command is not None and command.name not in self._children:
+                await self._start_one(command)
+        self._write()
 
-    def _start(self, command: Command) -> None:
-        self._commands[command.name] = command
+    async def _start_one(self, command: Command) -> None:
         with (LAB / "logs" / f"{command.name}.log").open("ab") as log:
             try:
-                child = subprocess.Popen(
-                    command.arguments,
+                child = await asyncio.create_subprocess_exec(
+                    *command.arguments,
                     env={**os.environ, "KUBECONFIG": str(LAB / "kubeconfig"), **command.environment},
-                    stdin=subprocess.DEVNULL,
+                    stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
-                    stderr=subprocess.STDOUT,
+                    stderr=asyncio.subprocess.STDOUT,
                     cwd=ROOT,
                     start_new_session=True,  # Ctrl-C in a terminal does not reach it
                 )
             except OSError as error:
                 log.write(f"lab: {command.arguments[0]} could not be started: {error}\n".encode())
-                self._known[command.name] = Running(command.name, None, exit=127, since=time.time())
+                self._known[command.name] = Running(command.name, None, exit=127)
                 return
-        self._children[command.name] = child
         try:
             process = Process.of(child.pid)
         except LabError:
             process = None  # it ended at once; reaping says how
-        self._known[command.name] = Running(command.name, process, since=time.time())
+        self._children[command.name] = child
+        self._known[command.name] = Running(command.name, process)
+        self._spawn(self._reap(command.name, child))
         print(f"supervisor: {command.name} started as {child.pid}", flush=True)
+
+    async def _reap(self, name: str, child: asyncio.subprocess.Process) -> None:
+        self._known[name].exit = await child.wait()
+        del self._children[name]
+        print(f"supervisor: {name} died with exit code {child.returncode}: see .lab/logs/{name}.log", flush=True)
         self._write()
-
-    def _reap(self) -> None:
-        for name, child in list(self._children.items()):
-            code = child.poll()
-            if code is not None:
-                del self._children[name]
-                self._known[name].exit, self._known[name].since = code, time.time()
-                print(f"supervisor: {name} died with exit code {code}: see .lab/logs/{name}.log", flush=True)
-
-    def _restart_dead(self) -> None:
-        for name, known in self._known.items():
-            if known.exit is not None:
-                print(f"supervisor: {name} is started again, as `lab up` asked", flush=True)
-                self._start(self._commands[name])
-        self._phase = "starting"
-        threading.Thread(target=self._bring_up, daemon=True).start()
 
     def _write(self) -> None:
         listed = [asdict(known) for known in self._known.values()]
         namespace.write_atomic(PARTS_FILE, json.dumps({"phase": self._phase, "parts": listed}, indent=1))
 
-    def _end(self) -> int:
-        for child in self._children.values():
-            child.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
-        for child in self._children.values():
-            try:
-                child.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()  # the data is thrown away anyway
-        return 0
-
-
-def main() -> int:
-    state = namespace.running()
-    namespace.enter(state)
-    return Supervisor(state).run()
-
 
 if __name__ == "__main__":
-    sys.exit(main())
+    here = namespace.running()
+    namespace.enter(here)
+    asyncio.run(Supervisor(here).run())

@@ -6,13 +6,10 @@ and a request that never got an endpoint has an unknown destination workload, as
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import signal
-import sys
-import time
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,31 +22,14 @@ from lab.paths import LAB
 Json = dict[str, Any]
 # Istio's default histogram buckets in milliseconds.
 BUCKETS = (
-    0.5,
-    1,
-    5,
-    10,
-    25,
-    50,
-    100,
-    250,
-    500,
-    1000,
-    2500,
-    5000,
-    10000,
-    30000,
-    60000,
-    300000,
-    600000,
-    1800000,
-    3600000,
-)
+    0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000, 600_000, 1_800_000,
+    3_600_000,
+)  # fmt: skip
 REPORTERS = {"gateway": "source", "waypoint": "waypoint"}
 UNKNOWN = "unknown"
 TICK = 0.5
+ADDRESS, PORT = "10.244.0.1", 15090
 MAX_LOG_BYTES = 8 * 1024 * 1024
-KEEP_SECONDS = 60
 LABELS = (
     "reporter", "source_workload", "source_workload_namespace", "source_canonical_service", "destination_workload",
     "destination_workload_namespace", "destination_app", "destination_version", "destination_canonical_service",
@@ -85,13 +65,9 @@ def workload_of(pod: Mapping[str, Any]) -> Workload:
     app = labels.get("app", UNKNOWN)
     service = labels.get("service.istio.io/canonical-name") or labels.get("app.kubernetes.io/name") or labels.get("app")
     revision = labels.get("service.istio.io/canonical-revision") or labels.get("app.kubernetes.io/version")
+    version = labels.get("version")
     return Workload(
-        name,
-        meta.get("namespace", UNKNOWN),
-        app,
-        labels.get("version", UNKNOWN),
-        service or name,
-        revision or labels.get("version") or "latest",
+        name, meta.get("namespace", UNKNOWN), app, version or UNKNOWN, service or name, revision or version or "latest"
     )
 
 
@@ -107,12 +83,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, ...], Series] = {}
-        self.skipped = 0
 
     def add(self, entry: Json, proxy: Workload, workloads: Mapping[str, Workload]) -> None:
         reporter = REPORTERS.get(str(entry.get("role")))
         if reporter is None or entry.get("method") is None:  # a connection that never became a request
-            self.skipped += 1
             return
         address = str(entry.get("upstream_host") or "").rpartition(":")[0]
         flags = str(entry.get("response_flags") or "-")
@@ -122,9 +96,8 @@ class Metrics:
         host, name, namespace = destination_service(str(entry.get("upstream_cluster") or ""))
         key = (
             reporter, source.name, source.namespace, source.canonical_service, target.name, target.namespace,
-            target.app,
-            target.version, target.canonical_service, target.canonical_revision, host, name, namespace, "http",
-            str(entry.get("response_code", 0)), flags, UNKNOWN,
+            target.app, target.version, target.canonical_service, target.canonical_revision, host, name, namespace,
+            "http", str(entry.get("response_code", 0)), flags, UNKNOWN,
         )  # fmt: skip
         series = self.series.setdefault(key, Series())
         duration = float(entry.get("duration") or 0)
@@ -133,11 +106,11 @@ class Metrics:
         series.buckets[bisect_left(BUCKETS, duration)] += 1
 
     def text(self) -> str:
-        """Prometheus' text format."""
+        """Prometheus' text format; no value needs escaping: all are names of objects, hosts, codes or flags."""
         totals = ["# TYPE istio_requests_total counter"]
         times = ["# TYPE istio_request_duration_milliseconds histogram"]
         for key, series in sorted(self.series.items()):
-            labels = ",".join(f'{n}="{_escape(v)}"' for n, v in zip(LABELS, key, strict=True))
+            labels = ",".join(f'{n}="{v}"' for n, v in zip(LABELS, key, strict=True))
             totals.append(f"istio_requests_total{{{labels}}} {series.count}")
             running = 0
             for limit, number in zip([*map(str, BUCKETS), "+Inf"], series.buckets, strict=True):
@@ -156,10 +129,6 @@ def destination_service(cluster: str) -> tuple[str, str, str]:
     host = parts[3]
     labels = host.split(".")
     return host, labels[0], labels[1] if len(labels) > 1 else UNKNOWN
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 class Tail:
@@ -212,27 +181,14 @@ class Telemetry:
             self.workloads[address] = workload
         self.proxies[f"{pod['metadata']['namespace']}.{pod['metadata']['name']}"] = workload
 
-    def _is_finished(self, path: Path) -> bool:
-        """Read to its end, and the pod that wrote it has gone a while ago."""
-        tail = self.tails.get(path)
-        if tail is None or path.stem in {".".join(name) for name in self.pods.items} or not path.exists():
-            return False
-        status = path.stat()
-        return status.st_size == tail.offset and status.st_mtime < time.time() - KEEP_SECONDS
-
     def read(self) -> None:
-        for path in list(self.folder.glob("*.jsonl")):
-            if self._is_finished(path):
-                path.unlink(missing_ok=True)
-                self.tails.pop(path, None)
-                continue
+        for path in self.folder.glob("*.jsonl"):
             tail = self.tails.setdefault(path, Tail(path))
             proxy = self.proxies.get(path.stem, NOBODY)
             for line in tail.lines():
                 try:
                     self.metrics.add(json.loads(line), proxy, self.workloads)
                 except ValueError:
-                    self.metrics.skipped += 1
                     print(f"telemetry: {path.name}: not an access log line: {line[:120]!r}", flush=True)
 
     async def follow(self) -> None:
@@ -243,27 +199,23 @@ class Telemetry:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request per connection is enough for a scraper and a test."""
-        request = (await reader.readline()).split()
-        path = request[1].split(b"?")[0] if len(request) > 1 else b""
-        if path == b"/metrics":
+        status, body = "404 Not Found", b""
+        if (await reader.readline()).startswith(b"GET /metrics"):
             self.read()
             status, body = "200 OK", self.metrics.text().encode()
-        elif path in (b"/healthz", b"/ready"):
-            status, body = ("200 OK", b"ok\n") if self.pods.synced.is_set() else ("503 Service Unavailable", b"")
-        else:
-            status, body = "404 Not Found", b""
         head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {len(body)}\r\n"
         writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
         await writer.drain()
         writer.close()
 
 
-async def serve(address: str, port: int, folder: Path) -> None:
+async def serve() -> None:
+    folder = LAB / "access"
     folder.mkdir(parents=True, exist_ok=True)
     async with Api() as api:
         telemetry = Telemetry(folder, api)
-        server = await asyncio.start_server(telemetry.answer, address, port)
-        print(f"telemetry: {folder} as Istio's metrics on http://{address}:{port}/metrics", flush=True)
+        server = await asyncio.start_server(telemetry.answer, ADDRESS, PORT)
+        print(f"telemetry: {folder} as Istio's metrics on http://{ADDRESS}:{PORT}/metrics", flush=True)
         work = asyncio.gather(telemetry.pods.run(), telemetry.follow(), server.serve_forever())
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
         try:
@@ -272,14 +224,5 @@ async def serve(address: str, port: int, folder: Path) -> None:
             print("telemetry: stopped", flush=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--address", default=os.environ.get("TELEMETRY_ADDRESS", "10.244.0.1"))
-    parser.add_argument("--port", type=int, default=15090)
-    args = parser.parse_args()
-    asyncio.run(serve(args.address, args.port, LAB / "access"))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    asyncio.run(serve())

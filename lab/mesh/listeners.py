@@ -46,7 +46,11 @@ def listener(name: str, addresses: list[str], port: int, chains: list[Json], *, 
 
 def http_chain(stat: str, route_name: str, role: str, access_log: str, extra: list[Json] | None = None) -> Json:
     """One HTTP connection manager whose routes come by name."""
-    log = {"role": role, **ACCESS_LOG_FIELDS}
+    log = {
+        "@type": f"{_TYPE}.access_loggers.file.v3.FileAccessLog",
+        "path": access_log,
+        "log_format": {"json_format": {"role": role, **ACCESS_LOG_FIELDS}},
+    }
     manager: Json = {
         "@type": f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": stat,
@@ -59,20 +63,10 @@ def http_chain(stat: str, route_name: str, role: str, access_log: str, extra: li
         "drain_timeout": "2s",
         "http_filters": [
             *(extra or []),
-            _filter("cors", "cors.v3.Cors"),
             _filter("fault", "fault.v3.HTTPFault"),
             _filter("router", "router.v3.Router"),
         ],
-        "access_log": [
-            {
-                "name": "envoy.access_loggers.file",
-                "typed_config": {
-                    "@type": f"{_TYPE}.access_loggers.file.v3.FileAccessLog",
-                    "path": access_log,
-                    "log_format": {"json_format": log},
-                },
-            }
-        ],
+        "access_log": [{"name": "envoy.access_loggers.file", "typed_config": log}],
         "upgrade_configs": [{"upgrade_type": "websocket"}],
     }
     if role == "gateway":
@@ -109,13 +103,12 @@ def with_tls(chain: Json, world: World, namespace: str, server: Json, path: str)
         "certificate_chain": {"inline_string": base64.b64decode(data["tls.crt"]).decode()},
         "private_key": {"inline_string": base64.b64decode(data["tls.key"]).decode()},
     }
-    minimum = "TLSv1_3" if tls.get("minProtocolVersion") == "TLSV1_3" else "TLSv1_2"
     context = {
         "@type": f"{_TYPE}.transport_sockets.tls.v3.DownstreamTlsContext",
         "common_tls_context": {
             "alpn_protocols": ["h2", "http/1.1"],
             "tls_certificates": [certificate],
-            "tls_params": {"tls_minimum_protocol_version": minimum},
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
         },
     }
     names = [str(h).rsplit("/", 1)[-1].lower() for h in server.get("hosts") or []]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -24,9 +25,6 @@ class Problem:
     resource: str
     field: str
     message: str
-
-    def as_json(self) -> Json:
-        return {"resource": self.resource, "field": self.field, "message": self.message}
 
 
 class Unsupported(ValueError):
@@ -97,13 +95,7 @@ def service_host(service: Json) -> str:
 
 def host_matches(one: str, other: str) -> bool:
     """Whether two host patterns (exact, `*.suffix` or `*`) have a name in common."""
-    if one.startswith("*") and other.startswith("*"):
-        return one[1:].endswith(other[1:]) or other[1:].endswith(one[1:])
-    if one.startswith("*"):
-        return other.endswith(one[1:])
-    if other.startswith("*"):
-        return one.endswith(other[1:])
-    return one == other
+    return fnmatchcase(one, other) or fnmatchcase(other, one)
 
 
 def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
@@ -111,13 +103,10 @@ def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 
 
 def is_http(port: Json) -> bool:
-    """Declared HTTP by appProtocol or by the prefix of the port's name; undeclared ports are sniffed by
-    Istio, so count too."""
+    """Declared by appProtocol or by the port's name; Istio sniffs undeclared ports, so they count too."""
     protocol = str(port.get("appProtocol") or port.get("name") or "").lower()
-    return (
-        not re.match(r"(tcp|tls|https|mongo|redis|mysql|udp|postgres)(-|$)", protocol)
-        and str(port.get("protocol", "TCP")) == "TCP"
-    )
+    other = re.match(r"(tcp|tls|https|mongo|redis|mysql|udp|postgres)(-|$)", protocol)
+    return not other and port.get("protocol", "TCP") == "TCP"
 
 
 def created(obj: Json) -> tuple[str, str, str]:
@@ -150,50 +139,33 @@ class World:
         """Host name -> Service with a cluster address of its own."""
         return {service_host(s): s for s in self.all("Service") if s["spec"].get("type", "ClusterIP") != "ExternalName"}
 
-    @cached_property
-    def _slices(self) -> dict[tuple[str, str], list[Json]]:
-        out: dict[tuple[str, str], list[Json]] = {}
-        for part in self.all("EndpointSlice"):
-            owner = labels_of(part).get("kubernetes.io/service-name", "")
-            out.setdefault((namespace_of(part), owner), []).append(part)
-        return out
-
     def endpoints(self, service: Json, port: Json) -> list[Endpoint]:
         """Addresses that may get requests: ready, and the pod is not on its way out."""
         out: dict[tuple[str, int], Endpoint] = {}
-        for part in self._slices.get((namespace_of(service), name_of(service)), []):
-            number = next(
-                (p.get("port") for p in part.get("ports") or [] if (p.get("name") or "") == (port.get("name") or "")),
-                None,
-            )
-            if number is None:
+        namespace = namespace_of(service)
+        for part in self.all("EndpointSlice"):
+            owner = labels_of(part).get("kubernetes.io/service-name")
+            same = [p for p in part.get("ports") or [] if (p.get("name") or "") == (port.get("name") or "")]
+            if (namespace_of(part), owner) != (namespace, name_of(service)) or not same:
                 continue
             for endpoint in part.get("endpoints") or []:
-                conditions = endpoint.get("conditions") or {}
-                ready = conditions.get("ready", True) or (
-                    conditions.get("serving", False) and not conditions.get("terminating", False)
-                )
-                target = endpoint.get("targetRef") or {}
-                pod = self.find("Pod", namespace_of(service), str(target.get("name", "")))
+                pod = self.find("Pod", namespace, str((endpoint.get("targetRef") or {}).get("name", "")))
                 # The pod's own deletion mark arrives before the controller manager has rewritten the slice.
-                if not ready or (pod is not None and pod["metadata"].get("deletionTimestamp")):
+                leaving = pod is not None and pod["metadata"].get("deletionTimestamp")
+                if leaving or not (endpoint.get("conditions") or {}).get("ready", True):
                     continue
                 for address in endpoint.get("addresses") or []:
-                    out[(address, number)] = Endpoint(address, int(number), labels_of(pod) if pod else {})
+                    found = Endpoint(address, int(same[0]["port"]), labels_of(pod) if pod else {})
+                    out[(address, found.port)] = found
         return [out[k] for k in sorted(out)]
 
-    def destination_rules(self, host: str, proxy_namespace: str) -> list[Json]:
-        """The rules in force for a host: proxy's namespace (unless root), then the service's, then the root
-        namespace."""
-        service = self.services.get(host)
-        order = [proxy_namespace] if proxy_namespace != ROOT_NAMESPACE else []
-        order += [namespace_of(service)] if service else []
+    def destination_rules(self, service: Json, proxy_namespace: str) -> list[Json]:
+        """The rules in force for a Service: the proxy's namespace, then the Service's, then the root namespace."""
+        host, rules = service_host(service), self.all("DestinationRule")
+        rules = [r for r in rules if resolve_host(str(r["spec"]["host"]), namespace_of(r)) == host]
+        order = [n for n in (proxy_namespace, namespace_of(service)) if n != ROOT_NAMESPACE]
         for namespace in [*order, ROOT_NAMESPACE]:
-            found = [
-                rule
-                for rule in self.all("DestinationRule")
-                if namespace_of(rule) == namespace and resolve_host(str(rule["spec"]["host"]), namespace) == host
-            ]
+            found = [r for r in rules if namespace_of(r) == namespace]
             if found:
                 return found
         return []

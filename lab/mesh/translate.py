@@ -7,10 +7,11 @@ Pure: same snapshot, same result. A resource that cannot be translated is left o
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from lab.mesh.authz import policies_for, rbac_filters
-from lab.mesh.clusters import add_service_clusters, inbound_cluster, outbound_cluster
-from lab.mesh.fields import unsupported
+from lab.mesh.clusters import add_service_clusters, cluster_name, destination_cluster, service_cluster
+from lab.mesh.fields import SUPPORTED, unsupported
 from lab.mesh.listeners import http_chain, listener, tcp_chain, with_tls
 from lab.mesh.model import (
     GATEWAY_NAME_LABEL,
@@ -32,14 +33,11 @@ from lab.mesh.model import (
     service_host,
     title,
 )
-from lab.mesh.routes import Door, applies_to, catch_all_last, hosts_of, virtual_service_routes
-
-TRANSLATED = ("Gateway", "VirtualService", "DestinationRule", "AuthorizationPolicy")
+from lab.mesh.routes import applies_to, catch_all_last, hosts_of, virtual_service_routes
 
 
 def check(obj: Json) -> list[Problem]:
-    """Everything that is wrong with one resource on its own: unsupported fields and values that cannot be
-    translated."""
+    """All that is wrong with one resource on its own: unsupported fields, values that cannot be translated."""
     found = unsupported(obj)
     if found:
         return found
@@ -54,26 +52,15 @@ def check(obj: Json) -> list[Problem]:
 
 def _try(obj: Json) -> None:
     if kind(obj) == "VirtualService":
-        gateways = frozenset([MESH, *(obj["spec"].get("gateways") or [])])
-        virtual_service_routes(obj, Door(gateways, 80, lambda d, ns: f"{d['host']}"))
+        virtual_service_routes(obj, lambda d, _: str(d["host"]))
         if "*" in hosts_of(obj) and applies_to(obj, MESH):
             raise Unsupported("spec.hosts", "host * is not allowed for the mesh gateway")
     elif kind(obj) == "DestinationRule":
         if str(obj["spec"]["host"]).startswith("*"):
             raise Unsupported("spec.host", "wildcard hosts are not supported by the routing stand-in")
-        service = {"metadata": {"name": "x"}, "spec": {"ports": [{"port": 80, "name": "http"}]}}
-        world = World([service | {"kind": "Service"}, _at_x(obj)])
-        add_service_clusters(ProxyConfig(), world, service, "default")
+        service_cluster("tried", obj["spec"].get("trafficPolicy") or {}, {})
     elif kind(obj) == "AuthorizationPolicy":
         rbac_filters([obj])
-    elif kind(obj) == "Gateway":
-        for server in obj["spec"].get("servers") or []:
-            int(server["port"]["number"])
-
-
-def _at_x(rule: Json) -> Json:
-    """The rule as if it were for the Service x, so that its policies can be tried without its Service."""
-    return rule | {"spec": rule["spec"] | {"host": "x"}, "metadata": {"name": "x", "namespace": "default"}}
 
 
 def accept(objects: Iterable[Json], good: dict[tuple[str, str, str], Json]) -> tuple[list[Json], list[Problem]]:
@@ -82,7 +69,7 @@ def accept(objects: Iterable[Json], good: dict[tuple[str, str, str], Json]) -> t
     problems: list[Problem] = []
     seen: set[tuple[str, str, str]] = set()
     for obj in objects:
-        if kind(obj) not in TRANSLATED:
+        if kind(obj) not in SUPPORTED:
             out.append(obj)
             continue
         key = key_of(obj)
@@ -142,11 +129,10 @@ def gateway_config(
                 doors.setdefault(number, []).append(chain)
     for route, (number, servers) in routes.items():
         config.routes.append(_gateway_routes(world, route, number, servers))
+    addresses = (addresses_of(service) if service else []) or ["0.0.0.0"]
     for number, chains in sorted(doors.items()):
-        addresses = (addresses_of(service) if service else []) or ["0.0.0.0"]
-        config.listeners.append(
-            listener(f"{addresses[0]}_{number}", addresses, number, chains, tls=number in tls_ports)
-        )
+        name = f"{addresses[0]}_{number}"
+        config.listeners.append(listener(name, addresses, number, chains, tls=number in tls_ports))
     for service in _destinations(world):
         add_service_clusters(config, world, service, namespace)
     return config, problems
@@ -154,52 +140,43 @@ def gateway_config(
 
 def _gateway_routes(world: World, route: str, number: int, servers: list[tuple[Json, Json]]) -> Json:
     hosts: dict[str, Json] = {}
+    redirected: set[str] = set()
     for gateway, server in servers:
         name = f"{namespace_of(gateway)}/{name_of(gateway)}"
         redirect = bool((server.get("tls") or {}).get("httpsRedirect"))
-        secure = server["port"].get("protocol") == "HTTPS"
         for service in world.all("VirtualService"):
-            if not applies_to(service, name):
+            wanted = _common_hosts(_server_hosts(gateway, server, namespace_of(service)), hosts_of(service))
+            if not wanted or not applies_to(service, name):
                 continue
-            namespace = namespace_of(service)
-            wanted = _common_hosts(_server_hosts(gateway, server, namespace), hosts_of(service))
-            if not wanted:
-                continue
-            door = Door(
-                frozenset([name, *([name_of(gateway)] if namespace == namespace_of(gateway) else [])]),
-                number,
-                lambda d, ns: outbound_cluster(world, d, ns, number),
-                tls=secure,
-            )
-            found = virtual_service_routes(service, door)
-            if not found:
-                continue
-            for host in wanted:
+            found = virtual_service_routes(service, lambda d, ns: destination_cluster(world, d, ns, number))
+            for host in wanted if found else []:
                 hosts.setdefault(host, _virtual_host(host, number))["routes"] += found
-                if redirect:
-                    hosts[host]["require_tls"] = "ALL"
-        if redirect:
-            for pattern in server.get("hosts") or []:
-                host = str(pattern).rsplit("/", 1)[-1].lower()
-                hosts.setdefault(host, _virtual_host(host, number))["require_tls"] = "ALL"
+                redirected |= {host} if redirect else set()
+        for pattern in server.get("hosts") or [] if redirect else []:
+            redirected.add(str(pattern).rsplit("/", 1)[-1].lower())
+    for host in redirected:
+        hosts.setdefault(host, _virtual_host(host, number))["require_tls"] = "ALL"
     merged: list[Json] = []
-    for host in sorted(hosts):
-        virtual = hosts[host]
+    for _, virtual in sorted(hosts.items()):
         virtual["routes"] = catch_all_last(virtual["routes"])
-        same = next((m for m in merged if _alike(m, virtual)), None)
+        alike = (m for m in merged if all(m.get(k) == virtual.get(k) for k in ("routes", "require_tls")))
+        same = next(alike, None)
         if same is not None:
             same["domains"] += virtual["domains"]
         else:
             merged.append(virtual)
-    if not merged:
-        merged = [{"name": f"blackhole:{number}", "domains": ["*"]}]
-    return {
-        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-        "name": route,
-        "virtual_hosts": merged,
-        "validate_clusters": False,
+    return _route_configuration(route, merged or [{"name": f"blackhole:{number}", "domains": ["*"]}]) | {
         "ignore_port_in_host_matching": True,
         "max_direct_response_body_size_bytes": 1048576,
+    }
+
+
+def _route_configuration(name: str, virtual_hosts: list[Json]) -> Json:
+    return {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": name,
+        "virtual_hosts": virtual_hosts,
+        "validate_clusters": False,
     }
 
 
@@ -207,32 +184,17 @@ def _virtual_host(host: str, number: int) -> Json:
     return {"name": f"{host}:{number}", "domains": [host], "include_request_attempt_count": True, "routes": []}
 
 
-def _alike(one: Json, other: Json) -> bool:
-    return bool(one["routes"] == other["routes"] and one.get("require_tls") == other.get("require_tls"))
-
-
 def _server_hosts(gateway: Json, server: Json, namespace: str) -> list[str]:
     """Hosts that a server offers to VirtualServices of one namespace (`ns/host`, `./host`, `*/host`)."""
-    out = []
-    for pattern in server.get("hosts") or []:
-        place, _, host = str(pattern).rpartition("/")
-        place = namespace_of(gateway) if place == "." else place
-        if place in ("", "*", namespace):
-            out.append(host.lower())
-    return out
+    places = {"", "*", namespace} | ({"."} if namespace == namespace_of(gateway) else set())
+    split = [str(pattern).rpartition("/") for pattern in server.get("hosts") or []]
+    return [host.lower() for place, _, host in split if place in places]
 
 
 def _common_hosts(offered: list[str], wanted: list[str]) -> list[str]:
     """The narrower name of every matching pair."""
-    out: list[str] = []
-    for one in offered:
-        for other in wanted:
-            if host_matches(one, other):
-                exact = [h for h in (one, other) if not h.startswith("*")]
-                narrow = exact[0] if exact else max(one, other, key=len)
-                if narrow not in out:
-                    out.append(narrow)
-    return out
+    pairs = [(one, other) for one in offered for other in wanted if host_matches(one, other)]
+    return list(dict.fromkeys(one if fnmatchcase(one, other) else other for one, other in pairs))
 
 
 def waypoint_config(world: World, gateway: Json, bound: list[Json], access_log: str) -> ProxyConfig:
@@ -244,7 +206,7 @@ def waypoint_config(world: World, gateway: Json, bound: list[Json], access_log: 
         host = service_host(service)
         for port in service["spec"].get("ports") or []:
             number = int(port["port"])
-            name = f"inbound-vip|{number}|{'http' if is_http(port) else 'tcp'}|{host}"
+            name = cluster_name(number, "", host, "http" if is_http(port) else "tcp")
             if not addresses_of(service) or port.get("protocol", "TCP") != "TCP":
                 continue
             if is_http(port):
@@ -262,34 +224,20 @@ def waypoint_config(world: World, gateway: Json, bound: list[Json], access_log: 
 
 def _waypoint_routes(world: World, service: Json, number: int, name: str, namespace: str, own: frozenset[str]) -> Json:
     """Host names do not matter here: whoever called the Service's address gets these routes."""
-    door = Door(
-        frozenset([MESH]), number, lambda d, ns: inbound_cluster(world, d, ns, number, own), drops_source_labels=True
-    )
+    host = service_host(service)
+    everything = {"destination": {"host": host, "port": {"number": number}}}
+    plain = {"metadata": {"name": "default"}, "spec": {"http": [{"name": "default", "route": [everything]}]}}
+
+    def cluster(destination: Json, near: str) -> str:
+        return destination_cluster(world, destination, near, number, own)
+
     routes: list[Json] = []
     for virtual in world.all("VirtualService"):
         near = namespace_of(virtual) in (namespace, namespace_of(service))
-        if (
-            near
-            and applies_to(virtual, MESH)
-            and any(host_matches(h, service_host(service)) for h in hosts_of(virtual))
-        ):
-            routes += virtual_service_routes(virtual, door)
-    if not routes:
-        plain = {
-            "metadata": {"name": "default"},
-            "spec": {"http": [{"name": "default", "route": [_all_of(service, number)]}]},
-        }
-        routes = virtual_service_routes(plain, door)
-    return {
-        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-        "name": name,
-        "virtual_hosts": [{"name": f"inbound|http|{number}", "domains": ["*"], "routes": routes}],
-        "validate_clusters": False,
-    }
-
-
-def _all_of(service: Json, number: int) -> Json:
-    return {"destination": {"host": service_host(service), "port": {"number": number}}}
+        if near and applies_to(virtual, MESH) and any(host_matches(h, host) for h in hosts_of(virtual)):
+            routes += virtual_service_routes(virtual, cluster)
+    routes = routes or virtual_service_routes(plain, cluster)
+    return _route_configuration(name, [{"name": f"inbound|http|{number}", "domains": ["*"], "routes": routes}])
 
 
 def node_config(world: World, bound: set[str]) -> ProxyConfig:
@@ -317,12 +265,9 @@ def is_proxy_service(world: World, service: Json) -> bool:
     """Services of gateways and waypoints: their own Envoys listen on their addresses."""
     if labels_of(service).get(MANAGED_LABEL) or labels_of(service).get(GATEWAY_NAME_LABEL):
         return True
-    selector = service["spec"].get("selector") or {}
-    return any(
-        is_proxy_pod(pod) and namespace_of(pod) == namespace_of(service) and has_labels(labels_of(pod), selector)
-        for pod in world.all("Pod")
-        if selector
-    )
+    selector = service["spec"].get("selector")
+    near = [p for p in world.all("Pod") if namespace_of(p) == namespace_of(service) and is_proxy_pod(p)]
+    return bool(selector) and any(has_labels(labels_of(p), selector) for p in near)
 
 
 def is_proxy_pod(pod: Json) -> bool:
@@ -340,11 +285,8 @@ def addresses_of(service: Json) -> list[str]:
 
 
 def _own_service(world: World, namespace: str, labels: dict[str, str]) -> Json | None:
-    for service in world.all("Service"):
-        selector = service["spec"].get("selector")
-        if namespace_of(service) == namespace and selector and has_labels(labels, selector):
-            return service
-    return None
+    near = (s for s in world.all("Service") if namespace_of(s) == namespace and s["spec"].get("selector"))
+    return next((s for s in near if has_labels(labels, s["spec"]["selector"])), None)
 
 
 def _target_port(service: Json | None, number: int) -> int:

@@ -107,7 +107,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 def static_bootstrap(config: ProxyConfig) -> Json:
     """The same configuration without files, for `envoy --mode validate`."""
-    routes = {r["name"]: r for r in config.routes}
+    routes = {r["name"]: _bare(r) for r in config.routes}
     listeners: list[Json] = json.loads(json.dumps(config.listeners))
     for listener in listeners:
         for chain in listener["filter_chains"]:
@@ -116,14 +116,10 @@ def static_bootstrap(config: ProxyConfig) -> Json:
                 manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
     clusters = []
     for cluster in config.clusters:
-        plain = {k: v for k, v in cluster.items() if k != "eds_cluster_config"} | {"type": "STATIC"}
-        clusters.append(plain | {"load_assignment": config.endpoints[cluster["name"]]})
+        static = {"type": "STATIC", "load_assignment": _bare(config.endpoints[cluster["name"]])}
+        clusters.append(_bare(cluster, "eds_cluster_config") | static)
+    return {"static_resources": {"listeners": [_bare(x) for x in listeners], "clusters": clusters}}
 
-    def bare(items: list[Json]) -> list[Json]:
-        return [{k: v for k, v in item.items() if k != "@type"} for item in items]
 
-    for route in routes.values():
-        route.pop("@type", None)
-    for cluster in clusters:
-        cluster["load_assignment"] = bare([cluster["load_assignment"]])[0]
-    return {"static_resources": {"listeners": bare(listeners), "clusters": bare(clusters)}}
+def _bare(resource: Json, *without: str) -> Json:
+    return {k: v for k, v in resource.items() if k not in ("@type", *without)}

@@ -29,13 +29,11 @@ def _exec_file(parts: Mapping[str, Part]) -> Path:
     """The file that runs a Python program for the language host; it comes with the engine's sources."""
     from lab.parts import find  # not above: the plugins import this package, and have to start fast
 
-    beside = [Path(parts[name].path or "").parent for name in ("pulumi", LANGUAGE) if name in parts]
-    found = [Path(os.environ.get("LAB_PULUMI_EXEC", "")), *(folder / LANGUAGE_EXEC for folder in beside)]
-    for candidate in [*found, find(LANGUAGE_EXEC)]:
+    beside = [Path(parts[name].path or "").parent / LANGUAGE_EXEC for name in ("pulumi", LANGUAGE) if name in parts]
+    for candidate in [Path(os.environ.get("LAB_PULUMI_EXEC", "")), *beside, find(LANGUAGE_EXEC)]:
         if candidate and candidate.is_file():
             return candidate
-    looked = ", ".join(str(folder) for folder in beside) or "the parts"
-    raise FileNotFoundError(f"{LANGUAGE_EXEC} is neither in {looked} nor in the cache: run `python3 -m lab.setup`")
+    raise FileNotFoundError(f"{LANGUAGE_EXEC} is neither beside pulumi nor in the cache: run `python3 -m lab.setup`")
 
 
 def install(bin_dir: Path, python: Path, parts: Mapping[str, Part]) -> None:

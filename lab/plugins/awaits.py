@@ -1,24 +1,23 @@
-"""Waiting: when an object counts as ready or gone, followed by watches, and what to say when it does not."""
+"""Waiting: when an object counts as ready or gone, and what to say when it does not."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lab.plugins.cluster import ApiError, Cancelled, Cluster
+from lab.plugins.cluster import ApiError, Cluster
 from lab.plugins.objects import annotation, flag, meta
 from lab.plugins.protos import JSON
 
 DEFAULT_TIMEOUT = 600.0
-# A Service without any pod counts as ready once nothing has happened for a while (10 s in pulumi-kubernetes,
-# which lets ready endpoints settle that long too; the lab's do not flap, so ready ones count at once).
+POLL_SECONDS = 0.2
+# A Service without any pod counts as ready after a while (10 s in pulumi-kubernetes, which lets ready endpoints
+# settle that long too; the lab's do not flap, so ready ones count at once).
 SETTLE_SECONDS = 2.0
-_SKIPS_ON_DELETE = {"Namespace", "Pod", "DaemonSet", "Deployment", "StatefulSet", "Job"}
-_UNKNOWN_HERE = {"PersistentVolume", "PersistentVolumeClaim", "ReplicationController", "Ingress"}
+_SKIPS_ON_DELETE = {"Namespace", "DaemonSet", "Deployment"}
 _NO_PODS = (
     "Service does not target any Pods. Selected Pods may not be ready, or "
     "field '.spec.selector' may not match labels on any Pods"
@@ -82,29 +81,10 @@ def deployment(obj: Mapping[str, Any]) -> Status:
     return Status(rolled_out and available.get("status") == "True" and ready >= wanted, tuple(reasons))
 
 
-def stateful_set(obj: Mapping[str, Any]) -> Status:
-    status, wanted = _status(obj), (obj.get("spec") or {}).get("replicas", 1)
-    current = status.get("currentRevision") == status.get("updateRevision")
-    ready = status.get("readyReplicas", 0)
-    reason = f"{ready}/{wanted} Pods ready" + ("" if current else ", rolling update not finished")
-    return Status(_observed(obj) and current and ready >= wanted, (reason,))
-
-
 def daemon_set(obj: Mapping[str, Any]) -> Status:
     status, wanted = _status(obj), _status(obj).get("desiredNumberScheduled", 0)
     ready = min(status.get(key, 0) for key in ("updatedNumberScheduled", "numberAvailable", "numberReady"))
     return Status(_observed(obj) and ready >= wanted, (f"{ready}/{wanted} Pods updated and ready",))
-
-
-def job(obj: Mapping[str, Any]) -> Status:
-    failed = condition(obj, "Failed")
-    reason = f"[{failed.get('reason')}] {failed.get('message')}" if failed else "the Job has not completed"
-    return Status(condition(obj, "Complete").get("status") == "True", (reason,))
-
-
-def pod(obj: Mapping[str, Any]) -> Status:
-    ready = condition(obj, "Ready").get("status") == "True" or _status(obj).get("phase") == "Succeeded"
-    return Status(ready, tuple(pod_reasons([obj])))
 
 
 def load_balancer(obj: Mapping[str, Any]) -> Status:
@@ -123,18 +103,10 @@ def endpoints(slices: list[JSON]) -> tuple[int, int]:
 
 
 CHECKS: dict[str, Check] = {
-    "Deployment": deployment,
-    "StatefulSet": stateful_set,
-    "DaemonSet": daemon_set,
-    "Job": job,
-    "Pod": pod,
-    "Service": load_balancer,
+    "apps/v1/Deployment": deployment,
+    "apps/v1/DaemonSet": daemon_set,
+    "v1/Service": load_balancer,
 }
-
-
-def _built_in(obj: Mapping[str, Any]) -> str:
-    """The kind of an object of Kubernetes' own that may need waiting for."""
-    return str(obj["kind"]) if obj["apiVersion"] in ("v1", "apps/v1", "batch/v1", "networking.k8s.io/v1") else ""
 
 
 def pod_reasons(pods: list[Any]) -> list[str]:
@@ -158,38 +130,23 @@ def pod_reasons(pods: list[Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Waiter:
-    """Waits for objects of one cluster, telling `say` what it waits for."""
+    """Waits for objects of one cluster."""
 
     cluster: Cluster
-    say: Callable[[str], None]
 
     def ready(self, inputs: JSON, live: JSON, timeout: float) -> JSON:
         """Follow the object until it is ready; its last state. Raises NotReady."""
-        deadline, kind = time.monotonic() + timeout, _built_in(live)
         if flag(inputs, "skipAwait"):
             return live
-        if expressions := annotation(live, "pulumi.com/waitFor"):
-            return self.follow(live, deadline, wait_for(expressions), "timed out waiting for the condition")
-        if kind in _UNKNOWN_HERE:
-            message = f"the kubernetes stand-in does not know when a {kind} is ready: use the real provider"
-            raise NotReady(f'{message} or the annotation pulumi.com/skipAwait: "true"', live)
-        if kind not in CHECKS:
-            return live
+        if expression := annotation(live, "pulumi.com/waitFor"):
+            return self.follow(live, timeout, wait_for(expression), "timed out waiting for the condition")
         failure = f"'{meta(live)['name']}' timed out waiting to be Ready"
-        last = self.follow(live, deadline, CHECKS[kind], failure)
-        if kind == "Service" and _wants_pods(last):
-            self._endpoints(last, deadline, failure)
-        return last
+        return self.follow(live, timeout, self._check(live, SETTLE_SECONDS), failure)
 
     def look(self, inputs: JSON, live: JSON) -> None:
         """One look without waiting, for a refresh. Raises NotReady."""
-        kind = _built_in(live)
-        if flag(inputs, "skipAwait") or kind not in CHECKS:
-            return
-        status = CHECKS[kind](live)
-        if kind == "Service" and status.ready and _wants_pods(live) and endpoints(self._slices(live))[1]:
-            status = Status(False, (_NO_PODS,))
-        if not status.ready:
+        status = self._check(live, 0)(live)
+        if not status.ready and not flag(inputs, "skipAwait"):
             message = f"Resource '{meta(live)['name']}' was created but failed to initialize"
             raise NotReady(message, live, [*status.reasons, *self._pods(live)])
 
@@ -197,146 +154,70 @@ class Waiter:
         """Wait until a deleted object is really gone. Raises NotReady."""
         if flag(inputs, "skipAwait") and obj["kind"] in _SKIPS_ON_DELETE:
             return
-        deadline, last = time.monotonic() + timeout, obj
+        deadline = time.monotonic() + timeout
         try:
-            while True:
-                last = self.cluster.get(obj)
-                if meta(last).get("uid") != meta(obj).get("uid"):
-                    return
-                for event, item in self._events(last, deadline):
-                    if event == "DELETED":
-                        return
-                    last = item if event == "MODIFIED" else last
+            while meta(last := self.cluster.get(obj)).get("uid") == meta(obj).get("uid"):
+                if self.cluster.cancelled.wait(POLL_SECONDS) or time.monotonic() > deadline:
+                    held = ", ".join(meta(last).get("finalizers") or []) or "none"
+                    verb = "cancelled" if self.cluster.cancelled.is_set() else "timed out waiting for"
+                    what = f"deletion of {obj['kind']} {meta(obj)['name']} (finalizers: {held})"
+                    raise NotReady(f"{verb} {what}", last)
         except ApiError as error:
             if error.code != 404:
                 raise
-        except (TimeoutError, Cancelled) as error:
-            held = ", ".join(meta(last).get("finalizers") or []) or "none"
-            what = f"deletion of {obj['kind']} {meta(obj)['name']} (finalizers: {held})"
-            verb = "cancelled" if isinstance(error, Cancelled) else "timed out waiting for"
-            raise NotReady(f"{verb} {what}", last) from error
 
-    def follow(self, live: JSON, deadline: float, check: Check, failure: str) -> JSON:
-        """Watch one object until `check` is content; its last state. Raises NotReady with `failure`."""
-        status, said = check(live), ""
-        try:
-            while not status.ready:
-                for event, item in self._events(live, deadline):
-                    if event == "ERROR":  # the watch lost its place
-                        item = self.cluster.get(live)
-                    if event == "DELETED":
-                        raise NotReady(f"'{meta(live)['name']}' was deleted while it was awaited", live)
-                    live, status = item, check(item)
-                    if status.ready or event == "ERROR":
-                        break
-                    if status.reasons and status.reasons[0] != said:
-                        said = status.reasons[0]
-                        self.say(said)
-        except (TimeoutError, Cancelled) as error:
-            if isinstance(error, Cancelled):
-                failure = f'Resource operation was cancelled for "{meta(live)["name"]}"'
-            raise NotReady(failure, live, [*status.reasons, *self._pods(live)]) from error
+    def follow(self, live: JSON, timeout: float, check: Check, failure: str) -> JSON:
+        """Look at one object until `check` is content; its last state. Raises NotReady with `failure`."""
+        deadline = time.monotonic() + timeout
+        while not (status := check(live)).ready:
+            cancelled = self.cluster.cancelled.wait(POLL_SECONDS)
+            if cancelled or time.monotonic() > deadline:
+                text = f'Resource operation was cancelled for "{meta(live)["name"]}"' if cancelled else failure
+                raise NotReady(text, live, [*status.reasons, *self._pods(live)])
+            live = self.cluster.get(live)
         return live
 
-    def _events(self, obj: JSON, deadline: float) -> Iterator[tuple[str, JSON]]:
-        query = {"fieldSelector": f"metadata.name={meta(obj)['name']}"}
-        query["resourceVersion"] = str(meta(obj).get("resourceVersion", ""))
-        return self.cluster.watch(self.cluster.path_of(obj, named=False), query, deadline)
+    def _check(self, live: JSON, settle: float) -> Check:
+        """How an object of this kind is looked at; what has no readiness of its own is ready."""
+        check = CHECKS.get(f"{live['apiVersion']}/{live['kind']}", lambda _obj: Status(True))
+        spec, begin = live.get("spec") or {}, time.monotonic()
+        if check is not load_balancer or not spec.get("selector") or spec.get("clusterIP") == "None":
+            return check
 
-    def _slices(self, service: JSON) -> list[JSON]:
-        route = self.cluster.route("discovery.k8s.io/v1", "EndpointSlice")
-        labels = {"kubernetes.io/service-name": str(meta(service)["name"])}
-        return self.cluster.items(route.path(str(meta(service)["namespace"])), labels)
+        def service(obj: Mapping[str, Any]) -> Status:
+            status = load_balancer(obj)
+            if not status.ready:
+                return status
+            route = self.cluster.route("discovery.k8s.io/v1", "EndpointSlice")
+            labels = {"kubernetes.io/service-name": str(meta(obj)["name"])}
+            ready, pending = endpoints(self.cluster.items(route.path(str(meta(obj)["namespace"])), labels))
+            settled = ready or time.monotonic() - begin >= settle
+            return Status(bool(settled) and not pending, (_NO_PODS,))
 
-    def _endpoints(self, service: JSON, deadline: float, failure: str) -> None:
-        """Wait until no endpoint is pending and, with none at all, until that has been so for a moment."""
-        path = self.cluster.route("discovery.k8s.io/v1", "EndpointSlice").path(str(meta(service)["namespace"]))
-        query = {"labelSelector": f"kubernetes.io/service-name={meta(service)['name']}"}
-        pending = 0
-        try:
-            while True:
-                ready, pending = endpoints(self._slices(service))
-                if ready and not pending:
-                    return
-                self.say("Finding Pods to direct traffic to")
-                until = deadline if pending else min(deadline, time.monotonic() + SETTLE_SECONDS)
-                listed = len(self._slices(service))
-                for _event, _item in self.cluster.watch(path, query, until):
-                    listed -= 1  # a watch first tells what is there
-                    if listed < 0:
-                        break
-        except (TimeoutError, Cancelled) as error:
-            if pending or isinstance(error, Cancelled):
-                raise NotReady(failure, service, [_NO_PODS]) from error
+        return service
 
     def _pods(self, owner: JSON) -> list[str]:
         """Reasons of the pods behind a workload."""
         labels = ((owner.get("spec") or {}).get("selector") or {}).get("matchLabels")
-        if not labels or owner.get("kind") not in ("Deployment", "StatefulSet", "DaemonSet"):
+        if owner.get("kind") not in ("Deployment", "DaemonSet") or not labels:
             return []
-        namespace, owners = str(meta(owner)["namespace"]), {meta(owner).get("uid")}
-        if owner["kind"] == "Deployment":
-            revision = annotation(owner, "deployment.kubernetes.io/revision")
-            sets = self.cluster.items(f"/apis/apps/v1/namespaces/{namespace}/replicasets", labels)
-            newest = [s for s in sets if annotation(s, "deployment.kubernetes.io/revision") == revision]
-            owners = {meta(s)["uid"] for s in newest if _owned(s, owners)}
-        pods = self.cluster.items(f"/api/v1/namespaces/{namespace}/pods", labels)
-        return pod_reasons([item for item in pods if _owned(item, owners)])
-
-
-def _owned(obj: JSON, uids: set[Any]) -> bool:
-    return any(reference["uid"] in uids for reference in meta(obj).get("ownerReferences") or [])
-
-
-def _wants_pods(service: JSON) -> bool:
-    spec = service.get("spec") or {}
-    return bool(spec.get("selector")) and spec.get("clusterIP") != "None" and spec.get("type") != "ExternalName"
+        return pod_reasons(self.cluster.items(f"/api/v1/namespaces/{meta(owner)['namespace']}/pods", labels))
 
 
 def wait_for(text: str) -> Check:
-    """The check that `pulumi.com/waitFor` describes: one expression, or a JSON array of them."""
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = [text]
-    tests = [_expression(str(value)) for value in values]
+    """The check that `pulumi.com/waitFor` describes: `condition=Type[=Status]`."""
+    how, _, rest = text.partition("=")
+    kind, _, wanted = rest.partition("=")
+    if how != "condition" or not kind:
+        raise ValueError(f'pulumi.com/waitFor: the kubernetes stand-in takes "condition=Type[=Status]", got {text!r}')
 
     def check(obj: Mapping[str, Any]) -> Status:
-        seen = _status(obj).get("observedGeneration")
-        current = seen is None or _observed(obj)
+        found = condition(obj, kind)
+        generation = meta(obj).get("generation", 0)
+        seen = (item.get("observedGeneration", generation) for item in (found, _status(obj)))
+        holds = str(found.get("status", "")).lower() == (wanted or "True").lower()
         told = [f"{c['type']}={c['status']} [{c.get('reason')}]" for c in _status(obj).get("conditions") or []]
         reason = f"conditions: {', '.join(told) or 'none reported yet'}"
-        return Status(current and all(test(obj) for test in tests), (reason,))
+        return Status(holds and all(number >= generation for number in seen), (reason,))
 
     return check
-
-
-def _expression(text: str) -> Callable[[Mapping[str, Any]], bool]:
-    """`condition=Type[=Status]`, `jsonpath={.path}` or `jsonpath={.path}=value`."""
-    how, _, rest = text.partition("=")
-    kind, _, status = rest.partition("=")
-    if how == "condition" and kind:
-
-        def holds(obj: Mapping[str, Any]) -> bool:
-            found = condition(obj, kind)
-            current = found.get("observedGeneration", 10**9) >= meta(obj).get("generation", 0)
-            return current and str(found.get("status", "")).lower() == (status or "True").lower()
-
-        return holds
-    match = re.fullmatch(r"\{\$?((?:\.[A-Za-z0-9_/-]+|\[\d+\])+)\}(?:=(.+))?", rest)
-    if how != "jsonpath" or not match:
-        wanted = '"condition=Type[=Status]" or "jsonpath={.path}[=value]"'
-        raise ValueError(f"pulumi.com/waitFor: the kubernetes stand-in takes {wanted}, got {text!r}")
-    steps, expected = re.findall(r"\.([A-Za-z0-9_/-]+)|\[(\d+)\]", match[1]), match[2]
-
-    def found(obj: Mapping[str, Any]) -> bool:
-        value: Any = obj
-        for name, index in steps:
-            try:
-                value = value[int(index)] if index else value[name]
-            except (KeyError, IndexError, TypeError):
-                return False
-        shown = value if isinstance(value, str) else json.dumps(value)
-        return expected is None or shown == expected
-
-    return found

@@ -1,4 +1,4 @@
-"""A Kubernetes API client that starts fast: standard library only, one kept connection per thread, watches.
+"""A Kubernetes API client that starts fast: standard library only, one kept connection per thread.
 
 A client library would cost 0.1 to 0.25 s of import on every `pulumi up`; the provider needs a few verbs.
 """
@@ -9,13 +9,11 @@ import base64
 import http.client
 import json
 import os
-import socket
 import ssl
 import tempfile
 import threading
-import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +44,6 @@ class Unreachable(Exception):
     """No answer from the API server, or no way to it."""
 
 
-class Cancelled(Exception):
-    """The engine cancelled the operation while it waited."""
-
-
 @dataclass(frozen=True)
 class Access:
     """What a kubeconfig says about reaching the cluster."""
@@ -58,7 +52,6 @@ class Access:
     port: int
     namespace: str
     tls: ssl.SSLContext
-    headers: Mapping[str, str]
 
 
 def _named(config: JSON, kind: str, name: str) -> JSON:
@@ -95,15 +88,13 @@ def load_access(source: str, context: str = "") -> Access:
         raise Unreachable(f"kubeconfig server {target.get('server')!r} is not an https URL")
     tls = ssl.create_default_context(cadata=_pem(target, "certificate-authority", folder))
     certificate, key = (_pem(user, name, folder) for name in ("client-certificate", "client-key"))
-    if certificate and key:
-        with tempfile.NamedTemporaryFile("w", suffix=".pem") as pem:  # ssl reads a key from files only
-            pem.write(f"{certificate}\n{key}")
-            pem.flush()
-            tls.load_cert_chain(pem.name)
-    elif not user.get("token"):
-        raise Unreachable("the kubernetes stand-in logs in with a client certificate or a token only")
-    headers = {"Authorization": f"Bearer {user['token']}"} if user.get("token") else {}
-    return Access(url.hostname, url.port or 443, str(chosen.get("namespace") or "default"), tls, headers)
+    if not certificate or not key:
+        raise Unreachable("the kubernetes stand-in logs in with a client certificate only: give the user one")
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as pem:  # ssl reads a key from files only
+        pem.write(f"{certificate}\n{key}")
+        pem.flush()
+        tls.load_cert_chain(pem.name)
+    return Access(url.hostname, url.port or 443, str(chosen.get("namespace") or "default"), tls)
 
 
 @dataclass(frozen=True)
@@ -125,19 +116,9 @@ class Cluster:
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        self.cancelled = threading.Event()
+        self.cancelled = threading.Event()  # ends every wait
         self._local = threading.local()
         self._routes: dict[str, dict[str, Route]] = {}
-        self._streams: set[socket.socket] = set()
-
-    def cancel(self) -> None:
-        """End every wait now."""
-        self.cancelled.set()
-        for stream in list(self._streams):
-            socket.socket.shutdown(stream, socket.SHUT_RDWR)  # not SSLSocket's, which unwraps under the reader
-
-    def _connect(self, timeout: float) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(self.access.host, self.access.port, timeout=timeout, context=self.access.tls)
 
     def request(
         self,
@@ -150,10 +131,12 @@ class Cluster:
         """One request; an idle connection that the server closed meanwhile is opened again once."""
         target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
         payload = None if body is None else json.dumps(body).encode()
-        headers = {**self.access.headers, "Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": "application/json", "Content-Type": content_type}
         kept: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
         while True:
-            connection = kept or self._connect(30)
+            connection = kept or http.client.HTTPSConnection(
+                self.access.host, self.access.port, timeout=30, context=self.access.tls
+            )
             try:
                 connection.request(method, target, payload, headers)
                 response = connection.getresponse()
@@ -169,10 +152,10 @@ class Cluster:
             self._local.connection = connection
             return _answer(response.status, data)
 
-    def route(self, api_version: str, kind: str, fresh: bool = False) -> Route:
+    def route(self, api_version: str, kind: str) -> Route:
         """Discovery of one group version, cached; a miss is asked for again, since a CRD may have come."""
         known = self._routes.get(api_version, {})
-        if kind not in known or fresh:
+        if kind not in known:
             try:
                 listing = self.request("GET", f"/{'apis' if '/' in api_version else 'api'}/{api_version}")
             except ApiError as error:
@@ -190,9 +173,8 @@ class Cluster:
         """The URL path of an object, or of its collection."""
         route = self.route(str(obj["apiVersion"]), str(obj["kind"]))
         meta = obj.get("metadata") or {}
-        return route.path(
-            str(meta.get("namespace") or self.access.namespace), str(meta.get("name", "")) if named else ""
-        )
+        namespace = str(meta.get("namespace") or self.access.namespace)
+        return route.path(namespace, str(meta.get("name", "")) if named else "")
 
     def get(self, obj: Mapping[str, Any]) -> JSON:
         return self.request("GET", self.path_of(obj))
@@ -208,10 +190,10 @@ class Cluster:
         query = {**_options(manager, dry_run), "force": "true" if force else "false"}
         return self.request("PATCH", self.path_of(obj), query, obj, APPLY)
 
-    def delete(self, obj: Mapping[str, Any], propagation: str = "Background") -> bool:
+    def delete(self, obj: Mapping[str, Any]) -> bool:
         """Whether there was anything to delete."""
         try:
-            self.request("DELETE", self.path_of(obj), {"propagationPolicy": propagation})
+            self.request("DELETE", self.path_of(obj), {"propagationPolicy": "Foreground"})
         except NoKind:
             return False
         except ApiError as error:
@@ -219,37 +201,6 @@ class Cluster:
                 raise
             return False
         return True
-
-    def watch(self, path: str, query: Mapping[str, str], deadline: float) -> Iterator[tuple[str, JSON]]:
-        """Events until the server ends the stream. Raises TimeoutError at the deadline, or Cancelled."""
-        left = max(1, int(deadline - time.monotonic()))
-        full = {**query, "watch": "true", "timeoutSeconds": str(left)}
-        connection = self._connect(max(0.05, deadline - time.monotonic()))
-        stream = None
-        try:
-            connection.request("GET", f"{path}?{urllib.parse.urlencode(full)}", headers=dict(self.access.headers))
-            stream = connection.sock
-            self._streams.add(stream)
-            response = connection.getresponse()
-            if response.status != 200:
-                _answer(response.status, response.read())
-            while not self.cancelled.is_set():
-                stream.settimeout(max(0.05, deadline - time.monotonic()))
-                line = response.readline()
-                if not line:
-                    break
-                event = json.loads(line)
-                yield event["type"], event["object"]
-        except TimeoutError:
-            raise
-        except (OSError, http.client.HTTPException) as error:
-            if not self.cancelled.is_set():
-                raise Unreachable(f"the watch on {path} broke: {error}") from error
-        finally:
-            self._streams.discard(stream)
-            connection.close()
-        if self.cancelled.is_set():
-            raise Cancelled("the operation was cancelled")
 
 
 def _options(manager: str, dry_run: bool) -> dict[str, str]:

@@ -18,48 +18,27 @@ _MISSING = object()
 _FORCED: dict[str, tuple[str, ...]] = {
     "apps/v1/Deployment": ("spec.selector",),
     "apps/v1/DaemonSet": ("spec.selector",),
-    "apps/v1/StatefulSet": (
-        "spec.selector",
-        "spec.podManagementPolicy",
-        "spec.revisionHistoryLimit",
-        "spec.serviceName",
-        "spec.volumeClaimTemplates",
-    ),
-    "batch/v1/Job": ("spec.selector", "spec.completions", "spec.parallelism", "spec.template"),
     "v1/Service": ("spec.clusterIP",),
-    "v1/Pod": ("spec",),
+    "v1/ConfigMap": ("data", "binaryData"),
     "rbac.authorization.k8s.io/v1/RoleBinding": ("roleRef",),
     "rbac.authorization.k8s.io/v1/ClusterRoleBinding": ("roleRef",),
 }
-_SECRET = ("type", "stringData", "data")
 
 
-def force_new(obj: Mapping[str, Any], mutable_configmaps: bool = False, mutable_secrets: bool = False) -> list[str]:
+def force_new(obj: Mapping[str, Any]) -> list[str]:
     """Paths whose change makes a new object."""
     kind = f"{obj.get('apiVersion')}/{obj.get('kind')}"
-    immutable = obj.get("immutable") is True
-    paths = ["metadata.name", "metadata.namespace", *_FORCED.get(kind, ())]
-    if kind == "v1/Secret":
-        paths += _SECRET[:1] if mutable_secrets and not immutable else _SECRET
-    if kind == "v1/ConfigMap" and (immutable or not mutable_configmaps):
-        paths += ["binaryData", "data"]
-    return paths
+    return ["metadata.name", "metadata.namespace", *_FORCED.get(kind, ())]
 
 
-def changes(old: JSON, new: JSON, ignore: list[str] | None = None) -> dict[str, str]:
+def changes(old: JSON, new: JSON) -> dict[str, str]:
     """Changed path → add, update or delete."""
-    found = dict(_walk((), old, new))
-    return {path: how for path, how in found.items() if not any(_within(path, other) for other in ignore or [])}
+    return dict(_walk((), old, new))
 
 
-def replacements(found: Mapping[str, str], old: JSON, new: JSON, forced: list[str]) -> list[str]:
-    """Those of the changed paths that force a new object: in or below a forced one, or holding one."""
-
-    def touches(path: str, rule: str) -> bool:
-        holds = _within(rule, path) and any(_has(side, rule.split(".")) for side in (old, new))
-        return _within(path, rule) or holds
-
-    return [path for path in found if any(touches(path, rule) for rule in forced)]
+def replacements(found: Mapping[str, str], forced: list[str]) -> list[str]:
+    """Those of the changed paths that force a new object: a forced one, or below it."""
+    return [path for path in found if any(re.match(rf"{re.escape(rule)}(?![^.\[])", path) for rule in forced)]
 
 
 def _walk(path: tuple[str | int, ...], old: Any, new: Any) -> Iterator[tuple[str, str]]:
@@ -105,17 +84,3 @@ def quantity(value: Any) -> Decimal | None:
     """A resource quantity as a number (the API server gives `1000m` back as `1`)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", str(value))
     return Decimal(match[1]) * _SUFFIX[match[2]] if match and match[2] in _SUFFIX else None
-
-
-def _within(path: str, outer: str) -> bool:
-    """Whether `path` is `outer` or below it; `[*]` in `outer` stands for any index."""
-    pattern = re.escape(outer).replace(r"\[\*\]", r"\[[0-9]+\]")
-    return re.match(rf"{pattern}(?![^.\[])", path) is not None
-
-
-def _has(obj: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not isinstance(obj, dict) or key not in obj:
-            return False
-        obj = obj[key]
-    return True

@@ -1,41 +1,31 @@
-"""`kubernetes:helm.sh/v3:Release` for charts without templating: installs, upgrades, uninstalls, and records as Helm 3.
+"""`kubernetes:helm.sh/v3:Release` for charts without templating: installs, upgrades, uninstalls.
 
-The record is Helm's own (Secrets `sh.helm.release.v1.NAME.vN`), so `helm list` and the real provider can read it.
+The state file says which objects a release holds; they carry Helm's marks of ownership. Helm's own records are not
+kept, so there is no history to limit (`maxHistory`).
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lab.plugins import diff
 from lab.plugins.awaits import CHECKS, NotReady, Status, Waiter, condition
 from lab.plugins.cluster import ApiError, Cluster, NoKind
-from lab.plugins.objects import annotation, meta
-from lab.plugins.protos import JSON, UNKNOWN, Secret, has_unknown, reveal
-from lab.plugins.resources import Change, Partial, Say
+from lab.plugins.objects import annotation, meta, refuse_unsupported
+from lab.plugins.protos import JSON, UNKNOWN, Secret, reveal
+from lab.plugins.resources import Change, Partial
 
 MANAGER = "helm"
 DEFAULT_TIMEOUT = 300
 ESCAPED = '{{ "{{" }}'
-_SUPPORTED = {
-    "atomic", "chart", "cleanupOnFail", "compat", "createNamespace", "dependencyUpdate", "description",
-    "disableCRDHooks", "disableOpenapiValidation", "disableWebhooks", "forceUpdate", "lint", "maxHistory", "name",
-    "namespace", "renderSubchartNotes", "repositoryOpts", "resetValues", "skipAwait", "skipCrds", "takeOwnership",
-    "timeout", "values", "version", "waitForJobs", "allowNullValues",
-}  # fmt: skip
+_SUPPORTED = {"chart", "compat", "maxHistory", "name", "namespace", "repositoryOpts", "timeout", "values", "version"}
 _ORDER = (
-    "Namespace", "ResourceQuota", "LimitRange", "PodDisruptionBudget", "ServiceAccount", "Secret", "ConfigMap",
-    "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service", "DaemonSet",
-    "Pod", "ReplicaSet", "Deployment", "HorizontalPodAutoscaler", "StatefulSet", "Job",
+    "Namespace", "ServiceAccount", "ConfigMap", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding",
+    "Role", "RoleBinding", "Service", "DaemonSet", "Deployment",
 )  # fmt: skip
 
 
@@ -47,7 +37,7 @@ class Chart:
     manifest: str
 
 
-def load_chart(inputs: Mapping[str, Any], contents: bool = True) -> Chart:
+def load_chart(inputs: Mapping[str, Any]) -> Chart:
     """The chart that a release names; it has to be a folder of plain YAML."""
     import yaml
 
@@ -62,13 +52,13 @@ def load_chart(inputs: Mapping[str, Any], contents: bool = True) -> Chart:
         )
     metadata = yaml.safe_load((folder / "Chart.yaml").read_text())
     wanted = inputs.get("version")
-    if wanted and wanted is not UNKNOWN and str(wanted).lstrip("v") != str(metadata["version"]):
+    if wanted and str(wanted).lstrip("v") != str(metadata["version"]):
         raise ValueError(f"chart {folder} has version {metadata['version']}, not {wanted}")
     manifest = ""
-    for path in sorted((folder / "templates").glob("*.yaml")) if contents else []:
+    for path in sorted((folder / "templates").glob("*.yaml")):
         text = path.read_text()
-        if "{{" in text.replace(ESCAPED, ""):
-            raise ValueError(f"the kubernetes stand-in installs plain YAML only, but {path} has a template expression")
+        if "{{" in text.replace(ESCAPED, "") or "helm.sh/hook" in text:
+            raise ValueError(f"the kubernetes stand-in installs plain YAML only, but {path} has expressions or hooks")
         name = f"{metadata['name']}/templates/{path.name}"
         manifest += f"---\n# Source: {name}\n{text.replace(ESCAPED, '{{')}\n"
     return Chart(metadata, manifest)
@@ -91,130 +81,76 @@ class Releases:
     cluster: Cluster
     namespace: str
 
-    def check(self, urn: str, news: JSON, olds: JSON, _seed: bytes) -> tuple[JSON, str]:
-        """Inputs with defaults, and why the chart cannot be used (or nothing)."""
+    def check(self, news: JSON) -> JSON:
+        """Inputs with defaults. Raises ValueError when the chart or an option cannot be used."""
         inputs = {key: value for key, value in news.items() if value is not None and key != "resourceNames"}
         if unsupported := [key for key, value in inputs.items() if value and key not in _SUPPORTED]:
             raise ValueError(f"the kubernetes stand-in does not support {', '.join(unsupported)} of a Helm release")
         if not inputs.get("name"):
-            inputs["name"] = reveal(olds.get("name")) or f"{urn.rsplit('::', 1)[-1]}-{secrets.token_hex(4)}"
+            raise ValueError("the kubernetes stand-in gives no names of its own: set the Helm release's name")
         inputs["namespace"] = inputs.get("namespace") or self.namespace
-        if not inputs.get("skipAwait"):
-            inputs.setdefault("timeout", DEFAULT_TIMEOUT)
-        if has_unknown(inputs.get("chart")) or has_unknown(inputs.get("repositoryOpts")):
-            return inputs, ""
-        try:
-            inputs["version"] = load_chart(reveal(inputs), contents=False).metadata["version"]
-        except ValueError as error:
-            return inputs, str(error)
-        return inputs, ""
+        inputs.setdefault("timeout", DEFAULT_TIMEOUT)
+        inputs["version"] = load_chart(reveal(inputs)).metadata["version"]
+        return inputs
 
-    def diff(self, state: JSON, news: JSON, ignore: list[str]) -> Change:
-        old = {key: value for key, value in _inputs_of(state).items() if key not in ("resourceNames", "checksum")}
-        new = reveal(news)
-        found = diff.changes(old, new, ignore)
-        return Change(found, diff.replacements(found, old, new, ["name", "namespace"]), delete_first=False)
+    def diff(self, state: JSON, news: JSON) -> Change:
+        old, new = _inputs_of(state), reveal(news)
+        found = diff.changes(old, new)
+        return Change(found, diff.replacements(found, ["name", "namespace"]), delete_first=False)
 
-    def create(self, inputs: JSON, timeout: float, preview: bool, say: Say) -> tuple[str, JSON]:
+    def create(self, inputs: JSON, timeout: float, preview: bool) -> tuple[str, JSON]:
         if preview:
-            return "", _state(inputs, None)
-        wanted = reveal(inputs)
-        identity = f"{wanted['namespace']}/{wanted['name']}"
-        if self._history(wanted):
-            raise ValueError(f"cannot re-use a name that is still in use: {identity}")
-        chart = load_chart(wanted)
-        if wanted.get("createNamespace"):
-            self.cluster.apply(_namespace(wanted["namespace"]), MANAGER, force=True)
-        record = _record(wanted, chart, revision=1)
-        failure = self._roll(wanted, record, [], timeout, say)
-        if failure and wanted.get("atomic"):
-            self._uninstall(wanted, record, time.monotonic() + DEFAULT_TIMEOUT)
-            raise ValueError(f"release {identity} failed, and has been uninstalled due to atomic being set: {failure}")
-        if failure:
-            message = (
-                f'Helm release "{identity}" was created, but failed to initialize completely. '
-                f"Use Helm CLI to investigate: {failure}"
-            )
-            raise Partial(identity, message, _state(inputs, record), failure)
-        return identity, _state(inputs, record)
+            return "", {**inputs, "status": UNKNOWN}
+        return _identity(reveal(inputs)), self._roll(inputs, 1, [], timeout)
 
-    def update(self, _state_before: JSON, news: JSON, timeout: float, preview: bool, say: Say) -> JSON:
+    def update(self, state: JSON, news: JSON, timeout: float, preview: bool) -> JSON:
         if preview:
-            return _state(news, None)
-        wanted = reveal(news)
-        identity = f"{wanted['namespace']}/{wanted['name']}"
-        history = self._history(wanted)
-        if not history:
-            raise ValueError(f'"{wanted["name"]}" has no deployed releases: refresh, then update again')
-        last = history[-1]
-        record = _record(wanted, load_chart(wanted), last["version"] + 1)
-        failure = self._roll(wanted, record, history, timeout, say)
-        if failure and wanted.get("atomic"):
-            back = {**last, "version": record["version"] + 1}
-            self._roll(wanted, back, [*history, record], timeout, say)
-            raise ValueError(f"release {identity} failed, and has been rolled back due to atomic being set: {failure}")
-        if failure:
-            text = "failed to initialize completely. Use Helm CLI to investigate"
-            message = f'Helm release "{identity}" {text}: {failure}'
-            raise Partial(identity, message, _state(news, record), failure)
-        return _state(news, record)
+            return {**news, "status": UNKNOWN}
+        before = reveal(state)
+        return self._roll(news, before["status"]["revision"] + 1, before["objects"], timeout)
 
-    def read(self, _identity: str, state: JSON) -> tuple[JSON, JSON] | None:
-        inputs = state.get("__inputs")
-        if inputs is None:
+    def read(self, state: JSON) -> tuple[JSON, JSON] | None:
+        """As recorded while any of its objects is there: Helm does not look into them either."""
+        if "__inputs" not in state:
             raise ValueError("the kubernetes stand-in does not import Helm releases: use the real provider")
-        plain = inputs.value if isinstance(inputs, Secret) else inputs
-        history = self._history(reveal(plain))
-        return (plain, _state(plain, history[-1])) if history else None
+        found = any(self._live(item) for item in reveal(state["objects"]))
+        return (_inputs_of(state), state) if found else None
 
-    def delete(self, state: JSON, timeout: float, say: Say) -> None:
-        inputs = _inputs_of(state)
-        history = self._history(inputs)
-        if not history:
-            raise ValueError(f"uninstall: Release not loaded: {inputs['name']}: release: not found")
-        say("uninstalling")
-        seconds = timeout or inputs.get("timeout") or DEFAULT_TIMEOUT
-        waits = inputs.get("atomic") or not inputs.get("skipAwait")
-        self._uninstall(inputs, history[-1], time.monotonic() + seconds if waits else None)
+    def delete(self, state: JSON, timeout: float) -> None:
+        deadline = time.monotonic() + (timeout or _inputs_of(state)["timeout"])
+        for item in self._remove(reveal(state["objects"])):
+            Waiter(self.cluster).gone(item, {}, deadline - time.monotonic())
 
-    # Helm's own work ---------------------------------------------------------------------------------------------
-
-    def _roll(self, wanted: JSON, record: JSON, history: list[JSON], timeout: float, say: Say) -> Exception | None:
-        """Bring the cluster to the record's manifest and keep the record; what went wrong is returned, and kept too."""
-        deadline = time.monotonic() + (timeout or wanted.get("timeout") or DEFAULT_TIMEOUT)
-        manifest = [self._owned(item, wanted) for item in parse(record["manifest"])]
+    def _roll(self, inputs: JSON, revision: int, former: list[JSON], timeout: float) -> JSON:
+        """Bring the cluster to the chart; the recorded state. Raises Partial with it when that fails half-way."""
+        wanted = reveal(inputs)
+        deadline = time.monotonic() + (timeout or wanted["timeout"])
+        chart = load_chart(wanted)
+        manifest = [self._owned(item, wanted) for item in parse(chart.manifest)]
         for item in manifest:
+            if item["kind"] != "CustomResourceDefinition":
+                refuse_unsupported(item)
             self._refuse_foreign(item, wanted)
-        failure: Exception | None = None
-        self._keep(wanted, record, "pending-upgrade" if history else "pending-install")
+        stay = {_key(item) for item in manifest}
+        leaving = [item for item in former if _key(item) not in stay]
         try:
             live = [self.cluster.apply(item, MANAGER, force=True) for item in manifest]
-            stay = {_key(item) for item in manifest}
-            former = parse(history[-1]["manifest"]) if history else []
-            self._remove([item for item in (self._owned(i, wanted) for i in former) if _key(item) not in stay], None)
-            if not wanted.get("skipAwait"):
-                self._wait(live, deadline, say)
+            self._remove(leaving)
+            self._wait(live, deadline)
         except (ApiError, NoKind, NotReady) as error:
-            failure = error
-        self._keep(wanted, record, "failed" if failure else "deployed")
-        for old in [] if failure else history:
-            if old["info"]["status"] == "deployed":
-                self._keep(wanted, old, "superseded")
-        limit = int(wanted.get("maxHistory") or 0)
-        for old in history[: max(0, len(history) + 1 - limit)] if limit else []:
-            self.cluster.delete(self._secret(wanted, old))
-        return failure
+            identity = _identity(wanted)
+            message = f'Helm release "{identity}" failed to initialize completely: {error}'
+            state = _state(inputs, chart, revision, "failed", [*leaving, *manifest])
+            raise Partial(identity, message, state, error) from error
+        return _state(inputs, chart, revision, "deployed", manifest)
 
     def _owned(self, item: JSON, wanted: JSON) -> JSON:
         """The object with the release's namespace and marks of ownership."""
         metadata = dict(meta(item))
         if self._namespaced(item):
             metadata.setdefault("namespace", wanted["namespace"])
+        marks = {f"meta.helm.sh/release-{key}": wanted[key] for key in ("name", "namespace")}
         metadata["labels"] = {**(metadata.get("labels") or {}), "app.kubernetes.io/managed-by": "Helm"}
-        marks = {
-            "meta.helm.sh/release-name": wanted["name"],
-            "meta.helm.sh/release-namespace": wanted["namespace"],
-        }
         metadata["annotations"] = {**(metadata.get("annotations") or {}), **marks}
         return {**{key: value for key, value in item.items() if key != "status"}, "metadata": metadata}
 
@@ -224,118 +160,58 @@ class Releases:
         except NoKind:
             return True  # a kind whose CRD the same chart brings
 
+    def _live(self, item: JSON) -> JSON | None:
+        try:
+            return self.cluster.get(item)
+        except NoKind:
+            return None
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return None
+
     def _refuse_foreign(self, item: JSON, wanted: JSON) -> None:
         """Helm takes over an object (say, a kept CRD) only if it carries the marks of this very release."""
-        try:
-            live = self.cluster.get(item)
-        except (ApiError, NoKind) as error:
-            if isinstance(error, ApiError) and error.code != 404:
-                raise
-            return
-        owner = [annotation(live, f"meta.helm.sh/release-{part}") for part in ("name", "namespace")]
-        if owner != [wanted["name"], wanted["namespace"]] and not wanted.get("takeOwnership"):
-            held = "/".join(reversed(owner)).strip("/") or "nobody (no Helm annotations)"
+        live = self._live(item)
+        owner = [annotation(live or {}, f"meta.helm.sh/release-{part}") for part in ("namespace", "name")]
+        if live and owner != [wanted["namespace"], wanted["name"]]:
             raise ValueError(
                 f"Unable to continue with install: {item['kind']} {meta(item)['name']!r} exists and cannot be imported "
-                f"into the release {wanted['namespace']}/{wanted['name']}: it belongs to {held}"
+                f"into the release {_identity(wanted)}: it belongs to {'/'.join(owner)!r}"
             )
 
-    def _wait(self, live: list[JSON], deadline: float, say: Say) -> None:
-        checks = {**CHECKS, "CustomResourceDefinition": _established}
+    def _wait(self, live: list[JSON], deadline: float) -> None:
+        checks = {**CHECKS, "apiextensions.k8s.io/v1/CustomResourceDefinition": _established}
         for item in live:
-            if item["kind"] in checks and item["kind"] != "Job":
-                name = "/".join(str(meta(item)[key]) for key in ("namespace", "name") if key in meta(item))
-                failure = f"resource {item['kind']}/{name} not ready: context deadline exceeded"
-                Waiter(self.cluster, say).follow(item, deadline, checks[item["kind"]], failure)
+            if check := checks.get(f"{item['apiVersion']}/{item['kind']}"):
+                failure = f"resource {item['kind']}/{meta(item)['name']} not ready: context deadline exceeded"
+                live_now = self.cluster.get(item)  # most got ready while the others were applied
+                Waiter(self.cluster).follow(live_now, deadline - time.monotonic(), check, failure)
 
-    def _uninstall(self, wanted: JSON, record: JSON, deadline: float | None) -> None:
-        items = [self._owned(item, wanted) for item in parse(record["manifest"])]
-        self._remove(items, deadline)
-        for old in self._history(wanted):
-            self.cluster.delete(self._secret(wanted, old))
-
-    def _remove(self, items: list[JSON], deadline: float | None) -> None:
-        """Delete in reverse order all but what says `helm.sh/resource-policy: keep`."""
-        doomed = [i for i in reversed(items) if annotation(i, "helm.sh/resource-policy") != "keep"]
-        going = [item for item in doomed if self.cluster.delete(item)]
-        waiter = Waiter(self.cluster, lambda _text: None)
-        for item in going if deadline is not None else []:
-            try:
-                waiter.gone(self.cluster.get(item), {}, max(0.1, (deadline or 0) - time.monotonic()))
-            except ApiError as error:
-                if error.code != 404:
-                    raise
-
-    # The records -------------------------------------------------------------------------------------------------
-
-    def _history(self, wanted: JSON) -> list[JSON]:
-        path = f"/api/v1/namespaces/{wanted['namespace']}/secrets"
-        found = self.cluster.items(path, {"owner": "helm", "name": wanted["name"]})
-        packed = (base64.b64decode(base64.b64decode(item["data"]["release"])) for item in found)
-        return sorted((json.loads(gzip.decompress(data)) for data in packed), key=lambda record: int(record["version"]))
-
-    def _secret(self, wanted: JSON, record: JSON) -> JSON:
-        name = f"sh.helm.release.v1.{wanted['name']}.v{record['version']}"
-        return {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name, "namespace": wanted["namespace"]},
-        }
-
-    def _keep(self, wanted: JSON, record: JSON, status: str) -> None:
-        record["info"]["status"] = status
-        secret = self._secret(wanted, record)
-        labels = {
-            "name": wanted["name"],
-            "owner": "helm",
-            "status": status,
-            "version": str(record["version"]),
-        }
-        secret["metadata"]["labels"] = labels
-        packed = base64.b64encode(gzip.compress(json.dumps(record).encode(), mtime=0))
-        secret |= {"type": "helm.sh/release.v1", "data": {"release": base64.b64encode(packed).decode()}}
-        self.cluster.apply(secret, MANAGER, force=True)
+    def _remove(self, items: list[JSON]) -> list[JSON]:
+        """Delete in reverse order all but what says `helm.sh/resource-policy: keep`; what is on its way out."""
+        found = [live for item in reversed(items) if (live := self._live(item))]
+        doomed = [live for live in found if annotation(live, "helm.sh/resource-policy") != "keep"]
+        return [live for live in doomed if self.cluster.delete(live)]
 
 
-def _record(wanted: JSON, chart: Chart, revision: int) -> JSON:
-    now = datetime.now(UTC).isoformat()
-    return {
-        "name": wanted["name"],
-        "namespace": wanted["namespace"],
-        "version": revision,
-        "info": {"first_deployed": now, "last_deployed": now, "deleted": "", "status": ""},
-        "chart": {"metadata": chart.metadata, "templates": [], "values": {}},
-        "config": wanted.get("values") or {},
-        "manifest": chart.manifest,
-    }
+def _identity(wanted: JSON) -> str:
+    return f"{wanted['namespace']}/{wanted['name']}"
 
 
-def _state(inputs: JSON, record: JSON | None) -> JSON:
+def _state(inputs: JSON, chart: Chart, revision: int, status: str, held: list[JSON]) -> JSON:
     """Recorded state of a release; its inputs are one secret, as in pulumi-kubernetes, since values may hold some."""
-    state: JSON = dict(inputs)
-    if record is None:
-        return {**state, "status": UNKNOWN, "resourceNames": UNKNOWN, "__inputs": Secret(reveal(inputs))}
-    metadata = record["chart"]["metadata"]
-    names: dict[str, list[str]] = {}
-    for item in parse(record["manifest"]):
-        group = str(item["apiVersion"]).rpartition("/")[0]
-        key = f"{item['kind']}.{group}/{item['apiVersion']}" if group else f"{item['kind']}/{item['apiVersion']}"
-        names.setdefault(key, []).append(str(meta(item)["name"]))
-    state["resourceNames"] = names
-    state["status"] = {
-        "appVersion": str(metadata.get("appVersion", "")),
-        "chart": metadata["name"],
-        "name": record["name"],
-        "namespace": record["namespace"],
-        "revision": record["version"],
-        "status": record["info"]["status"],
-        "version": metadata["version"],
-    }
-    return {**state, "__inputs": Secret(reveal(inputs))}
+    told = {"version": str(chart.metadata["version"]), "revision": revision, "status": status}
+    names = [{key: meta(item)[key] for key in ("namespace", "name") if key in meta(item)} for item in held]
+    objects = [
+        {"apiVersion": item["apiVersion"], "kind": item["kind"], "metadata": name}
+        for item, name in zip(held, names, strict=True)
+    ]
+    return {**inputs, "status": told, "objects": objects, "__inputs": Secret(reveal(inputs))}
 
 
 def _inputs_of(state: JSON) -> JSON:
-    inputs: JSON = reveal(state.get("__inputs") or {})
+    inputs: JSON = reveal(state["__inputs"])
     return inputs
 
 
@@ -346,7 +222,3 @@ def _established(crd: Mapping[str, Any]) -> Status:
 def _key(item: JSON) -> tuple[str, ...]:
     group = str(item["apiVersion"]).rpartition("/")[0]
     return group, str(item["kind"]), str(meta(item).get("namespace", "")), str(meta(item)["name"])
-
-
-def _namespace(name: str) -> JSON:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}

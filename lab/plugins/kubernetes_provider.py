@@ -9,14 +9,15 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 from google.protobuf import empty_pb2
 
 from lab.plugins import protos
-from lab.plugins.cluster import ApiError, Cancelled, Cluster, NoKind, Unreachable, load_access
+from lab.plugins.awaits import NotReady
+from lab.plugins.cluster import ApiError, Cluster, NoKind, Unreachable, load_access
 from lab.plugins.resources import Change, Objects, Options, Partial
 
 pb = protos.stub("provider_pb2")
@@ -24,18 +25,7 @@ rpc = protos.stub("provider_pb2_grpc")
 plugin = protos.stub("plugin_pb2")
 
 VERSION = "4.32.0"
-_KNOWN = {
-    "kubeconfig", "context", "namespace", "enableServerSideApply", "enablePatchForce", "strictMode",
-    "upsertExistingObjects", "enableConfigMapMutable", "enableSecretMutable", "suppressDeprecationWarnings",
-    "suppressHelmHookWarnings",
-}  # fmt: skip
-_ENVIRONMENT = {
-    "enableServerSideApply": "PULUMI_K8S_ENABLE_SERVER_SIDE_APPLY",
-    "enablePatchForce": "PULUMI_K8S_ENABLE_PATCH_FORCE",
-    "upsertExistingObjects": "PULUMI_K8S_UPSERT_EXISTING_OBJECTS",
-    "enableConfigMapMutable": "PULUMI_K8S_ENABLE_CONFIGMAP_MUTABLE",
-    "enableSecretMutable": "PULUMI_K8S_ENABLE_SECRET_MUTABLE",
-}
+_KNOWN = {"kubeconfig", "context", "namespace", "enableServerSideApply", "enablePatchForce", "upsertExistingObjects"}
 _KINDS = {"add": (0, 1), "delete": (2, 3), "update": (4, 5)}  # PropertyDiff.Kind in place, with replacement
 
 Method = Callable[[Any, Any, Any], Any]
@@ -59,7 +49,7 @@ def _answering(method: Method) -> Method:
             status.details.add().Pack(failed)
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
             context.abort(grpc.StatusCode.UNKNOWN, str(error))
-        except (ApiError, NoKind, Unreachable, Cancelled, ValueError) as error:
+        except (ApiError, NoKind, NotReady, Unreachable, OSError, ValueError) as error:
             context.abort(grpc.StatusCode.UNKNOWN, str(error))
 
     return call
@@ -68,11 +58,8 @@ def _answering(method: Method) -> Method:
 class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
     """One provider process serves one configuration."""
 
-    def __init__(self, engine: str) -> None:
-        self._engine_address = engine
-        self._engine: Any = None
+    def __init__(self) -> None:
         self._cluster: Cluster | None = None
-        self._unusable = "the provider was not configured"
         self._options = Options()
 
     def GetPluginInfo(self, request: Any, context: Any) -> Any:
@@ -86,52 +73,39 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
 
     @_answering
     def DiffConfig(self, request: Any, context: Any) -> Any:
-        """Another cluster means other objects: a change of it replaces everything."""
+        """Another cluster means other objects; settings that do not lead to another one change nothing."""
         old, new = (protos.reveal(protos.decode(bag)) for bag in (request.olds, request.news))
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        replaces = [key for key in changed if key in ("kubeconfig", "context")]
-        if replaces and _cluster_of(old) == _cluster_of(new):
-            replaces = []
+        if moved := {"kubeconfig", "context"} & set(changed):
+            raise ValueError(f"the kubernetes stand-in does not move a stack ({moved} changed): destroy it first")
         some = pb.DiffResponse.DIFF_SOME if changed else pb.DiffResponse.DIFF_NONE
-        return pb.DiffResponse(changes=some, diffs=changed, replaces=replaces)
+        return pb.DiffResponse(changes=some, diffs=changed)
 
     @_answering
     def Configure(self, request: Any, context: Any) -> Any:
         settings = {key.rpartition(":")[2]: value for key, value in request.variables.items()}
         unknown = {key for key, value in settings.items() if value} - _KNOWN - {"version", "pluginDownloadURL"}
+        unknown |= {key for key in os.environ if key.startswith("PULUMI_K8S_")}
         if unknown:
             raise ValueError(f"the kubernetes stand-in does not support the provider settings {sorted(unknown)}")
-
-        def on(key: str, default: bool = False) -> bool:
-            value = settings.get(key, os.environ.get(_ENVIRONMENT[key]))
-            return default if value is None else value == "true"
-
-        if not on("enableServerSideApply", True):
+        if settings.get("enableServerSideApply", "true") != "true":
             raise ValueError("the kubernetes stand-in supports server-side apply only: enableServerSideApply is false")
-        namespace = settings.get("namespace") or ""
-        try:
-            access = load_access(settings.get("kubeconfig", ""), settings.get("context", ""))
-            namespace = namespace or access.namespace
-            self._cluster = Cluster(access)
-        except (Unreachable, OSError) as error:
-            # Not an error yet: a program may configure a provider that it does not use.
-            self._unusable = f"configured Kubernetes cluster is unreachable: {error}"
+        access = load_access(settings.get("kubeconfig", ""), settings.get("context", ""))
+        self._cluster = Cluster(access)
         self._options = Options(
-            namespace=namespace or "default",
-            force=on("enablePatchForce"),
-            upsert=on("upsertExistingObjects"),
-            mutable_configmaps=on("enableConfigMapMutable"),
-            mutable_secrets=on("enableSecretMutable"),
+            namespace=settings.get("namespace") or access.namespace,
+            force=settings.get("enablePatchForce") == "true",
+            upsert=settings.get("upsertExistingObjects") == "true",
         )
-        return pb.ConfigureResponse(acceptSecrets=True, supportsPreview=True, supports_autonaming_configuration=True)
+        return pb.ConfigureResponse(acceptSecrets=True, supportsPreview=True)
 
-    def _cluster_or_fail(self) -> Cluster:
+    def _configured(self) -> Cluster:
         if self._cluster is None:
-            raise Unreachable(self._unusable)
+            raise Unreachable("the provider was not configured")
         return self._cluster
 
     def _objects(self) -> Objects:
-        return Objects(self._cluster_or_fail(), self._options)
+        return Objects(self._configured(), self._options)
 
     def _release(self, urn: str) -> Any:
         """The Helm side, loaded when first needed; None for plain objects."""
@@ -139,57 +113,35 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
             return None
         from lab.plugins.helm import Releases
 
-        return Releases(self._cluster_or_fail(), self._options.namespace)
-
-    def _say(self, urn: str) -> Callable[[str], None]:
-        """Status text beside the resource in the engine's display."""
-
-        def say(text: str) -> None:
-            engine_pb = protos.stub("engine_pb2")
-            if self._engine is None:
-                channel = grpc.insecure_channel(self._engine_address)
-                self._engine = protos.stub("engine_pb2_grpc").EngineStub(channel)
-            request = engine_pb.LogRequest(severity=engine_pb.INFO, message=text, urn=urn, ephemeral=True)
-            try:
-                self._engine.Log(request, timeout=5)
-            except grpc.RpcError as error:
-                sys.stderr.write(f"kubernetes stand-in: could not tell the engine {text!r}: {error.code()}\n")
-
-        return say
+        return Releases(self._configured(), self._options.namespace)
 
     @_answering
     def Check(self, request: Any, context: Any) -> Any:
-        news, olds = protos.decode(request.news), protos.decode(request.olds)
-        proposed = request.autonaming.proposed_name if request.HasField("autonaming") else ""
-        if release := self._release(request.urn):
-            inputs, failure = release.check(request.urn, news, olds, request.randomSeed)
-            failures = [pb.CheckFailure(property="chart", reason=failure)] if failure else []
-            return pb.CheckResponse(inputs=protos.encode(inputs), failures=failures)
-        inputs = self._objects().check(request.urn, news, olds, request.randomSeed, proposed)
+        news, release = protos.decode(request.news), self._release(request.urn)
+        inputs = release.check(news) if release else self._objects().check(request.urn, news)
         return pb.CheckResponse(inputs=protos.encode(inputs))
 
     @_answering
     def Diff(self, request: Any, context: Any) -> Any:
+        if request.ignoreChanges:
+            raise ValueError("the kubernetes stand-in does not support ignoreChanges: use the real provider")
         state, news = protos.decode(request.olds), protos.decode(request.news)
-        ignore = list(request.ignoreChanges)
-        if release := self._release(request.urn):
-            return _diff_response(release.diff(state, news, ignore))
-        return _diff_response(self._objects().diff(state, news, ignore))
+        return _diff_response((self._release(request.urn) or self._objects()).diff(state, news))
 
     @_answering
     def Create(self, request: Any, context: Any) -> Any:
-        inputs, say = protos.decode(request.properties), self._say(request.urn)
+        inputs = protos.decode(request.properties)
         if release := self._release(request.urn):
-            identity, state = release.create(inputs, request.timeout, request.preview, say)
+            identity, state = release.create(inputs, request.timeout, request.preview)
         else:
-            identity, state = self._objects().create(request.urn, inputs, request.timeout, request.preview, say)
+            identity, state = self._objects().create(request.urn, inputs, request.timeout, request.preview)
         return pb.CreateResponse(id=identity, properties=protos.encode(state))
 
     @_answering
     def Read(self, request: Any, context: Any) -> Any:
         inputs, state = protos.decode(request.inputs), protos.decode(request.properties)
         if release := self._release(request.urn):
-            found = release.read(request.id, state)
+            found = release.read(state)
         else:
             found = self._objects().read(request.urn, request.id, inputs, state)
         if found is None:
@@ -198,51 +150,33 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
 
     @_answering
     def Update(self, request: Any, context: Any) -> Any:
-        state, news, say = protos.decode(request.olds), protos.decode(request.news), self._say(request.urn)
+        state, news = protos.decode(request.olds), protos.decode(request.news)
         if release := self._release(request.urn):
-            after = release.update(state, news, request.timeout, request.preview, say)
+            after = release.update(state, news, request.timeout, request.preview)
         else:
-            after = self._objects().update(
-                request.urn, state, news, list(request.ignoreChanges), request.timeout, request.preview, say
-            )
+            after = self._objects().update(request.urn, state, news, request.timeout, request.preview)
         return pb.UpdateResponse(properties=protos.encode(after))
 
     @_answering
     def Delete(self, request: Any, context: Any) -> Any:
-        state, say = protos.decode(request.properties), self._say(request.urn)
+        state = protos.decode(request.properties)
         if release := self._release(request.urn):
-            release.delete(state, request.timeout, say)
+            release.delete(state, request.timeout)
         else:
-            self._objects().delete(request.id, state, request.timeout, say)
+            self._objects().delete(request.id, state, request.timeout)
         return empty_pb2.Empty()
 
     @_answering
     def Invoke(self, request: Any, context: Any) -> Any:
-        raise ValueError(
-            f"the kubernetes stand-in does not support {request.tok}: declare the objects, or use the real provider"
-        )
+        what = request.type if hasattr(request, "type") else request.tok
+        raise ValueError(f"the kubernetes stand-in does not support {what}: declare plain resources or a v3 Release")
 
-    Call = Invoke
-
-    @_answering
-    def Construct(self, request: Any, context: Any) -> Any:
-        raise ValueError(
-            f"the kubernetes stand-in does not support {request.type}: use kubernetes:helm.sh/v3:Release "
-            "or plain resources, or use the real provider"
-        )
+    Call = Construct = Invoke
 
     def Cancel(self, request: Any, context: Any) -> Any:
         if self._cluster:
-            self._cluster.cancel()
+            self._cluster.cancelled.set()
         return empty_pb2.Empty()
-
-
-def _cluster_of(config: Mapping[str, Any]) -> Any:
-    try:
-        access = load_access(*(str(config.get(key) or "") for key in ("kubeconfig", "context")))
-    except (Unreachable, OSError) as error:
-        return str(error)
-    return access.host, access.port
 
 
 def _diff_response(change: Change) -> Any:
@@ -267,8 +201,7 @@ def main(arguments: list[str]) -> None:
         return
     if not arguments:
         raise SystemExit("usage: pulumi-resource-kubernetes ENGINE_ADDRESS (started by the pulumi command)")
-    provider = Provider(arguments[-1])
-    protos.serve(lambda server: rpc.add_ResourceProviderServicer_to_server(provider, server))
+    protos.serve(lambda server: rpc.add_ResourceProviderServicer_to_server(Provider(), server))
 
 
 if __name__ == "__main__":

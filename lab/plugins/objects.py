@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
-import hashlib
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from lab.plugins.protos import JSON, has_unknown, mark_secrets, reveal
+from lab.plugins.protos import JSON, mark_secrets, reveal
 
-AUTONAMED = "pulumi.com/autonamed"
 CREATE_MANAGER = "pulumi-kubernetes"
-_READ_ONLY = (
-    "creationTimestamp",
-    "deletionTimestamp",
-    "generation",
-    "managedFields",
-    "resourceVersion",
-    "uid",
-)
+_READ_ONLY = ("creationTimestamp", "deletionTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 # Prefix of the manager, operation: what pulumi-kubernetes takes over before its first server-side apply. Prefixes,
 # so hand edits by `kubectl edit` and `kubectl patch` (kubectl-edit, kubectl-patch) are taken over as well.
 _TAKEN_OVER = (
@@ -30,6 +19,23 @@ _TAKEN_OVER = (
     ("before-first-apply", "Update"),
     ("pulumi-kubernetes", "Update"),
 )
+# Kinds that need care of their own (another readiness, encoded data, a server that defaults much).
+_UNSUPPORTED = {
+    "CustomResourceDefinition", "CronJob", "HorizontalPodAutoscaler", "Ingress", "Job", "PersistentVolume",
+    "PersistentVolumeClaim", "Pod", "ReplicaSet", "ReplicationController", "Secret", "StatefulSet",
+}  # fmt: skip
+_ANNOTATIONS = {"skipAwait", "waitFor", "patchForce", "timeoutSeconds"}
+
+
+def refuse_unsupported(obj: Mapping[str, Any]) -> None:
+    """An error for every type and annotation that asks for more than this stand-in does."""
+    name, version = str(obj["kind"]), str(obj["apiVersion"])
+    if name.endswith(("List", "Patch")) or name in _UNSUPPORTED:
+        raise ValueError(f"the kubernetes stand-in does not support the type {version}:{name}: use the real provider")
+    annotations = meta(obj).get("annotations")
+    for key in annotations if isinstance(annotations, dict) else ():  # they may not be known yet
+        if key.startswith("pulumi.com/") and key.removeprefix("pulumi.com/") not in _ANNOTATIONS:
+            raise ValueError(f"the kubernetes stand-in does not support the annotation {key}: use the real provider")
 
 
 def meta(obj: Mapping[str, Any]) -> JSON:
@@ -60,36 +66,12 @@ def kind_of(urn: str) -> tuple[str, str]:
     return version.removeprefix("core/"), kind
 
 
-def mark_autonamed(inputs: JSON, name: str) -> None:
-    """Name what the program left unnamed; marked, so that a replacement may exist beside the old one."""
-    metadata = inputs.setdefault("metadata", {})
-    metadata["name"] = name
-    metadata["annotations"] = {**(metadata.get("annotations") or {}), AUTONAMED: "true"}
-
-
-def new_name(urn: str, seed: bytes) -> str:
-    return f"{urn.rsplit('::', 1)[-1]}-{hashlib.sha256(seed).hexdigest()[:8] if seed else secrets.token_hex(4)}"
-
-
 def normalize(inputs: JSON) -> JSON:
     """The form in which the API server will give the object back, without read-only metadata, nulls, marks."""
     result: JSON = _without_nulls(reveal(inputs))
     for key in _READ_ONLY:
         meta(result).pop(key, None)
-    if result.get("kind") == "Secret" and result.get("apiVersion") == "v1" and not has_unknown(result):
-        data = {key: _canonical(value) for key, value in (result.get("data") or {}).items()}
-        for key, value in (result.pop("stringData", None) or {}).items():
-            data[key] = base64.b64encode(str(value).encode()).decode()
-        if data:
-            result["data"] = data
     return result
-
-
-def _canonical(value: Any) -> Any:
-    try:
-        return base64.b64encode(base64.b64decode(value)).decode()
-    except (binascii.Error, TypeError, ValueError):
-        return value  # the API server's own message about it is better than ours
 
 
 def _without_nulls(value: Any) -> Any:
@@ -98,11 +80,10 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def checkpoint(inputs: JSON, live: JSON, like: JSON, initial_version: str, manager: str) -> JSON:
+def checkpoint(inputs: JSON, live: JSON, like: JSON, manager: str) -> JSON:
     """What goes into the state file: the live object, the inputs it was made from, and who manages it."""
     state = mark_secrets(copy.deepcopy(live), like)
     state["__inputs"] = mark_secrets(reveal(inputs), like)
-    state["__initialApiVersion"] = initial_version
     state["__fieldManager"] = manager
     return state
 
@@ -142,12 +123,7 @@ def must_force(inputs: JSON, live: JSON | None, always: bool, preview: bool) -> 
 def take_over(live: JSON, manager: str) -> list[JSON] | None:
     """managedFields in which `manager` holds what our own create and kubectl wrote; None if it does already."""
     kept: list[JSON] = []
-    mine: JSON = {
-        "manager": manager,
-        "operation": "Apply",
-        "apiVersion": live["apiVersion"],
-        "fieldsType": "FieldsV1",
-    }
+    mine = {"manager": manager, "operation": "Apply", "apiVersion": live["apiVersion"], "fieldsType": "FieldsV1"}
     fields: JSON = {}
     taken = False
     for entry in meta(live).get("managedFields") or []:
@@ -163,25 +139,3 @@ def take_over(live: JSON, manager: str) -> list[JSON] | None:
 
 def _union(a: JSON, b: JSON) -> JSON:
     return {key: _union(a.get(key, {}), b.get(key, {})) for key in {**a, **b}}
-
-
-def yield_ignored(inputs: JSON, live: JSON, manager: str, paths: list[str]) -> None:
-    """`ignoreChanges` under server-side apply: a field that only others own is left to them.
-
-    As in pulumi-kubernetes, only outside lists; the engine put the recorded value into the inputs already.
-    """
-    for keys in (path.split(".") for path in paths if "[" not in path):
-        owners = {m["manager"] for m in meta(live).get("managedFields") or [] if _owns(m.get("fieldsV1") or {}, keys)}
-        holder: Any = inputs
-        for key in keys[:-1]:
-            holder = holder.get(key, {}) if isinstance(holder, dict) else {}
-        if owners and manager not in owners and isinstance(holder, dict):
-            holder.pop(keys[-1], None)
-
-
-def _owns(fields: JSON, keys: list[str]) -> bool:
-    for key in keys:
-        if f"f:{key}" not in fields:
-            return False
-        fields = fields[f"f:{key}"]
-    return True

@@ -111,35 +111,18 @@ def _decode(value: struct_pb2.Value) -> Any:
 def encode(bag: Mapping[str, Any]) -> struct_pb2.Struct:
     """The reverse of `decode`."""
     message = struct_pb2.Struct()
-    for key, value in bag.items():
-        _encode(value, message.fields[key])
+    message.update(_plain(bag))
     return message
 
 
-def _encode(value: Any, into: struct_pb2.Value) -> None:
+def _plain(value: Any) -> Any:
     if isinstance(value, Secret):
-        into.struct_value.fields[_SIGNATURE].string_value = _SECRET
-        _encode(value.value, into.struct_value.fields["value"])
-    elif value is UNKNOWN:
-        into.string_value = _UNKNOWNS[0]
-    elif value is None:
-        into.null_value = struct_pb2.NULL_VALUE
-    elif isinstance(value, bool):
-        into.bool_value = value
-    elif isinstance(value, int | float):
-        into.number_value = value
-    elif isinstance(value, str):
-        into.string_value = value
-    elif isinstance(value, dict):
-        into.struct_value.SetInParent()
-        for key, item in value.items():
-            _encode(item, into.struct_value.fields[key])
-    elif isinstance(value, list):
-        into.list_value.SetInParent()
-        for item in value:
-            _encode(item, into.list_value.values.add())
-    else:
-        raise TypeError(f"cannot send a {type(value).__name__} to the engine")
+        return {_SIGNATURE: _SECRET, "value": _plain(value.value)}
+    if value is UNKNOWN:
+        return _UNKNOWNS[0]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def reveal(value: Any) -> Any:
@@ -151,28 +134,23 @@ def reveal(value: Any) -> Any:
     return [reveal(item) for item in value] if isinstance(value, list) else value
 
 
-def contains(value: Any, what: Callable[[Any], bool]) -> bool:
-    """Whether the value or anything inside it satisfies `what`."""
+def _contains(value: Any, what: Callable[[Any], bool]) -> bool:
     if isinstance(value, dict | list):
-        return any(contains(item, what) for item in (value.values() if isinstance(value, dict) else value))
-    return what(value) or (isinstance(value, Secret) and contains(value.value, what))
+        return any(_contains(item, what) for item in (value.values() if isinstance(value, dict) else value))
+    return what(value)
 
 
 def has_unknown(value: Any) -> bool:
     """Whether something inside is not known before the update."""
-    return contains(value, lambda item: item is UNKNOWN)
+    return _contains(reveal(value), lambda item: item is UNKNOWN)
 
 
 def mark_secrets(out: JSON, like: Mapping[str, Any]) -> JSON:
-    """`out` with the parts made secret that are so in `like`; the data of a Kubernetes Secret always is."""
+    """`out` with the parts made secret that are so in `like`."""
     result = dict(out)
-    if out.get("kind") == "Secret":
-        for key in {"data", "stringData"} & result.keys():
-            result[key] = Secret(reveal(result[key]))
-        return result
     for key, shape in like.items():
         if isinstance(result.get(key), dict) and isinstance(shape, dict):
             result[key] = mark_secrets(result[key], shape)
-        elif key in result and contains(shape, lambda item: isinstance(item, Secret)):
+        elif key in result and _contains(shape, lambda item: isinstance(item, Secret)):
             result[key] = Secret(reveal(result[key]))
     return result

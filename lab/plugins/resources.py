@@ -5,24 +5,17 @@ Creates are plain POSTs, updates server-side applies by a field manager of its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lab.plugins import diff, objects
-from lab.plugins.awaits import NotReady, Waiter, timeout_of
+from lab.plugins.awaits import NotReady, Waiter, timeout_of, wait_for
 from lab.plugins.cluster import JSON_PATCH, ApiError, Cluster, NoKind
 from lab.plugins.objects import annotation, identifier, meta
 from lab.plugins.protos import JSON, has_unknown, mark_secrets, reveal
 
-Say = Callable[[str], None]
-_RETRY_SECONDS = (
-    0.5,
-    1,
-    2,
-    4,
-    8,
-)  # a namespace or CRD made beside may follow; pulumi-kubernetes waits about 65 s
+_RETRY_SECONDS = (0.5, 1, 2, 4, 8)  # a namespace or CRD made beside may follow; pulumi-kubernetes waits about 65 s
 _CONFLICT_HELP = (
     "server-side apply field conflict detected, see https://www.pulumi.com/registry/packages/kubernetes/"
     "how-to-guides/managing-resources-with-server-side-apply/#handle-field-conflicts-on-existing-resources "
@@ -36,7 +29,6 @@ _MISSING_KIND = (
     "failed because the Kubernetes API server reported that the apiVersion for this resource does not exist. "
     "Verify that any required CRDs have been created"
 )
-_UNSUPPORTED_NOTES = ("patchFieldManager", "replaceUnready")
 
 
 class Partial(Exception):
@@ -55,8 +47,6 @@ class Options:
     namespace: str = "default"
     force: bool = False
     upsert: bool = False
-    mutable_configmaps: bool = False
-    mutable_secrets: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,53 +72,40 @@ class Objects:
             return False
         return True
 
-    def check(self, urn: str, news: JSON, olds: JSON, seed: bytes, proposed: str) -> JSON:
+    def check(self, urn: str, news: JSON) -> JSON:
         """Inputs with what the provider fills in."""
         version, kind = objects.kind_of(urn)
-        if kind.endswith(("List", "Patch")) or kind == "CustomResourceDefinition":
-            raise ValueError(
-                f"the kubernetes stand-in does not support the type {version}:{kind}: use the real provider"
-            )
         inputs = {"apiVersion": version, "kind": kind, **objects.normalize(news)}
-        metadata = inputs.setdefault("metadata", {})
-        if isinstance(metadata, dict):
-            if metadata.get("generateName"):
-                raise ValueError("the `.metadata.generateName` field is not supported in Server-Side Apply mode")
-            for note in _UNSUPPORTED_NOTES:
-                if annotation(inputs, f"pulumi.com/{note}"):
-                    raise ValueError(f"the kubernetes stand-in does not support the annotation pulumi.com/{note}")
-            if not metadata.get("name") and annotation(olds, objects.AUTONAMED):
-                objects.mark_autonamed(inputs, str(reveal(meta(olds)["name"])))
-            elif not metadata.get("name"):
-                objects.mark_autonamed(inputs, proposed or objects.new_name(urn, seed))
-            # A kind whose CRD is still to come is taken for a namespaced one, as nearly all are.
-            unscoped = self._exists(inputs) and not self.cluster.route(inputs["apiVersion"], inputs["kind"]).namespaced
-            if not metadata.get("namespace") and not unscoped:
-                metadata["namespace"] = self.options.namespace
+        objects.refuse_unsupported(inputs)
+        metadata = meta(inputs)
+        if not metadata.get("name"):
+            raise ValueError(f"the kubernetes stand-in gives no names of its own: set metadata.name of the {kind}")
+        if expression := annotation(inputs, "pulumi.com/waitFor"):
+            wait_for(expression)
+        # A kind whose CRD is still to come is taken for a namespaced one, as nearly all are.
+        unscoped = self._exists(inputs) and not self.cluster.route(inputs["apiVersion"], inputs["kind"]).namespaced
+        if not metadata.get("namespace") and not unscoped:
+            metadata["namespace"] = self.options.namespace
         return mark_secrets(inputs, news)
 
-    def diff(self, state: JSON, news: JSON, ignore: list[str]) -> Change:
+    def diff(self, state: JSON, news: JSON) -> Change:
         """The recorded live object, reduced to what its inputs spoke about, against the program's inputs."""
         old_inputs, live = objects.split_checkpoint(state)
         old = objects.normalize(objects.prune(live, objects.normalize(old_inputs)))
         new = objects.normalize(news)
-        if meta(new).get("name"):
-            old.setdefault("metadata", {})["name"] = meta(live).get("name")
-        found = diff.changes(old, new, ignore)
-        forced = diff.force_new(new, self.options.mutable_configmaps, self.options.mutable_secrets)
-        replaces = diff.replacements(found, old, new, forced)
+        found = diff.changes(old, new)
+        replaces = diff.replacements(found, diff.force_new(new))
         same = all(meta(new).get(key) == meta(live).get(key) for key in ("name", "namespace"))
-        delete_first = bool(replaces) and same and annotation(new, objects.AUTONAMED) != "true"
-        return Change(found, replaces, delete_first)
+        return Change(found, replaces, delete_first=bool(replaces) and same)
 
-    def create(self, urn: str, inputs: JSON, timeout: float, preview: bool, say: Say) -> tuple[str, JSON]:
+    def create(self, urn: str, inputs: JSON, timeout: float, preview: bool) -> tuple[str, JSON]:
         """Id and recorded state of a new object."""
         wanted = reveal(inputs)
         if preview and (has_unknown(wanted) or not self._exists(wanted)):
             return "", inputs
-        manager, version = objects.manager_name({}), str(wanted["apiVersion"])
+        manager = objects.manager_name({})
         try:
-            live = self._post(wanted, manager, preview, say)
+            live = self._post(wanted, manager, preview)
         except ApiError as error:
             if preview and _tolerable(error):
                 return "", inputs
@@ -136,24 +113,22 @@ class Objects:
             text = f'resource "{urn}" was not successfully created by the Kubernetes API server: '
             raise ValueError(text + _explain(error, manager) + help_text) from error
         except NoKind as error:
-            kind = f"{version}/{wanted['kind']}"
-            raise ValueError(f'creation of resource "{urn}" with kind {kind} {_MISSING_KIND}: {error}') from error
+            raise ValueError(f'creation of resource "{urn}" {_MISSING_KIND}: {error}') from error
         if preview:
             live.pop("status", None)
-            return "", objects.checkpoint(inputs, live, inputs, version, manager)
+            return "", objects.checkpoint(inputs, live, inputs, manager)
         try:
-            live = Waiter(self.cluster, say).ready(wanted, live, timeout_of(wanted, timeout))
-        except (NotReady, ValueError) as error:
+            live = Waiter(self.cluster).ready(wanted, live, timeout_of(wanted, timeout))
+        except NotReady as error:
             message = (
                 f'resource "{urn}" was successfully created, but the Kubernetes API server '
                 f"reported that it failed to fully initialize or become live: {error}"
             )
-            last = error.live if isinstance(error, NotReady) else live
-            state = objects.checkpoint(inputs, last, inputs, version, manager)
-            raise Partial(identifier(last), message, state, error) from error
-        return identifier(live), objects.checkpoint(inputs, live, inputs, version, manager)
+            state = objects.checkpoint(inputs, error.live, inputs, manager)
+            raise Partial(identifier(error.live), message, state, error) from error
+        return identifier(live), objects.checkpoint(inputs, live, inputs, manager)
 
-    def _post(self, wanted: JSON, manager: str, preview: bool, say: Say) -> JSON:
+    def _post(self, wanted: JSON, manager: str, preview: bool) -> JSON:
         pauses = iter(() if preview else _RETRY_SECONDS)
         while True:
             try:
@@ -165,29 +140,24 @@ class Objects:
                 return self.cluster.create(wanted, objects.CREATE_MANAGER, preview)
             except (ApiError, NoKind) as error:
                 pause = next(pauses, None)
-                if pause is None or (isinstance(error, ApiError) and error.code != 404):
-                    raise
-                say(f"creation failed, trying again: {error}")
-                if self.cluster.cancelled.wait(pause):
+                lasting = isinstance(error, ApiError) and error.code != 404
+                if pause is None or lasting or self.cluster.cancelled.wait(pause):
                     raise
 
-    def update(
-        self, urn: str, state: JSON, news: JSON, ignore: list[str], timeout: float, preview: bool, say: Say
-    ) -> JSON:
+    def update(self, urn: str, state: JSON, news: JSON, timeout: float, preview: bool) -> JSON:
         """Recorded state after an update in place."""
         wanted = objects.normalize(news)
         if preview and (has_unknown(wanted) or not self._exists(wanted)):
             return news
         _, old_live = objects.split_checkpoint(state)
         manager = objects.manager_name(state)
-        version = str(reveal(state.get("__initialApiVersion")) or wanted["apiVersion"])
         try:
-            live = self._apply(wanted, old_live, manager, ignore, preview)
+            live = self._apply(wanted, old_live, manager, preview)
             if not preview:
-                live = Waiter(self.cluster, say).ready(wanted, live, timeout_of(wanted, timeout))
+                live = Waiter(self.cluster).ready(wanted, live, timeout_of(wanted, timeout))
         except NoKind as error:
             raise ValueError(f'update of resource "{urn}" {_MISSING_KIND}: {error}') from error
-        except (ApiError, NotReady, ValueError) as error:
+        except (ApiError, NotReady) as error:
             if isinstance(error, ApiError) and preview and error.code == 403:
                 return news
             cause = _explain(error, manager)
@@ -198,23 +168,15 @@ class Objects:
                 raise ValueError(text) from error
             name = identifier(live)
             message = f'the Kubernetes API server reported that "{name}" failed to fully initialize or become live: '
-            state = objects.checkpoint(news, live, news, version, manager)
-            raise Partial(name, message + cause, state, error) from error
-        return objects.checkpoint(news, live, news, version, manager)
+            raise Partial(name, message + cause, objects.checkpoint(news, live, news, manager), error) from error
+        return objects.checkpoint(news, live, news, manager)
 
-    def _apply(self, wanted: JSON, old_live: JSON, manager: str, ignore: list[str], preview: bool) -> JSON:
+    def _apply(self, wanted: JSON, old_live: JSON, manager: str, preview: bool) -> JSON:
         live = self.cluster.get(old_live)
         if not preview and (managed := objects.take_over(live, manager)):
-            steps = [
-                {"op": "replace", "path": "/metadata/managedFields", "value": managed},
-                {
-                    "op": "replace",
-                    "path": "/metadata/resourceVersion",
-                    "value": meta(live)["resourceVersion"],
-                },
-            ]
+            values = {"managedFields": managed, "resourceVersion": meta(live)["resourceVersion"]}
+            steps = [{"op": "replace", "path": f"/metadata/{key}", "value": value} for key, value in values.items()]
             live = self.cluster.request("PATCH", self.cluster.path_of(live), {}, steps, JSON_PATCH)
-        objects.yield_ignored(wanted, live, manager, ignore)
         force = objects.must_force(wanted, live, self.options.force, preview)
         return self.cluster.apply(wanted, manager, force, preview)
 
@@ -225,33 +187,33 @@ class Objects:
         importing = not inputs and not state
         old = {"apiVersion": version, "kind": kind, **objects.normalize(inputs)}
         old["metadata"] = {**meta(old), "name": name, **({"namespace": namespace} if namespace else {})}
+        objects.refuse_unsupported(old)
         try:
             live = self.cluster.get(old)
         except (NoKind, ApiError) as error:
             if isinstance(error, NoKind) or error.code == 404:
                 return None
             raise
-        shown = objects.prune(live, old) | (_importable(live) if importing else {})
-        initial = str(reveal(state.get("__initialApiVersion")) or old["apiVersion"])
-        new_state = objects.checkpoint(shown, live, inputs, initial, objects.manager_name(state))
+        shown = objects.normalize(live) if importing else objects.prune(live, old)
+        if importing:
+            shown.pop("status", None)
+        new_state = objects.checkpoint(shown, live, inputs, objects.manager_name(state))
         new_inputs = new_state["__inputs"]
         try:
             if not importing:
-                Waiter(self.cluster, lambda _text: None).look(old, live)
+                Waiter(self.cluster).look(old, live)
         except NotReady as error:
             raise Partial(identity, str(error), new_state, error, new_inputs) from error
         return new_inputs, new_state
 
-    def delete(self, identity: str, state: JSON, timeout: float, say: Say) -> None:
+    def delete(self, identity: str, state: JSON, timeout: float) -> None:
         inputs, live = objects.split_checkpoint(state)
-        policy = annotation(inputs, "pulumi.com/deletionPropagationPolicy").capitalize()
         try:
             # What is gone already, or went with its CRD, counts as deleted.
-            if self.cluster.delete(live, policy if policy in ("Orphan", "Background") else "Foreground"):
-                Waiter(self.cluster, say).gone(live, inputs, timeout_of(inputs, timeout))
+            if self.cluster.delete(live):
+                Waiter(self.cluster).gone(live, inputs, timeout_of(inputs, timeout))
         except NotReady as error:
-            version, manager = (str(reveal(state.get(key, ""))) for key in ("__initialApiVersion", "__fieldManager"))
-            after = objects.checkpoint(inputs, error.live, state.get("__inputs", {}), version, manager)
+            after = objects.checkpoint(inputs, error.live, state.get("__inputs", {}), objects.manager_name(state))
             raise Partial(identity, str(error), after, error) from error
 
 
@@ -265,17 +227,3 @@ def _explain(error: Exception, manager: str) -> str:
     if not isinstance(error, ApiError) or error.reason != "Conflict":
         return str(error)
     return f'{_CONFLICT_HELP}\nThe resource managed by field manager "{manager}" had an apply conflict: {error}'
-
-
-def _importable(live: JSON) -> JSON:
-    """Inputs of an imported object. Of kinds outside its schema pulumi-kubernetes takes the identity only."""
-    group = str(live["apiVersion"]).rpartition("/")[0]
-    if ("." in group and not group.endswith(".k8s.io")) or group == "gateway.networking.k8s.io":
-        return {}
-    inputs = objects.normalize({key: value for key, value in live.items() if key != "status"})
-    notes = meta(inputs).pop("annotations", {})
-    for key in ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration"):
-        notes.pop(key, None)
-    if notes:
-        meta(inputs)["annotations"] = notes
-    return inputs

@@ -37,7 +37,7 @@ def expected(manifests: list[Json], probe: Json, *, door: str = "gateway") -> Sh
     if door == "waypoint" and not entries:
         return {"stable": math.nan, "canary": math.nan}
     for match, http in entries:
-        if match is None or _matches(match, probe, host):
+        if match is None or _matches(match, probe):
             return _outcome(manifests, http)
     return {"404": 1.0}
 
@@ -73,32 +73,26 @@ def _catch_all(match: Json | None) -> bool:
     return not match or (set(match) <= {"uri", "name"} and match.get("uri") in (None, {"prefix": "/"}, {"regex": ".*"}))
 
 
-def _matches(match: Json, probe: Json, host: str) -> bool:
+def _matches(match: Json, probe: Json) -> bool:
     url = urlsplit(probe["path"])
     given = {k.lower(): v for k, v in probe["headers"].items()}
     query = dict(parse_qsl(url.query, keep_blank_values=True))
-    fold = match.get("ignoreUriCase", False)
     tests = [
         *(_text(given.get(n.lower()), m) for n, m in (match.get("headers") or {}).items()),
         *(not _text(given.get(n.lower()), m) for n, m in (match.get("withoutHeaders") or {}).items()),
         *(_text(query.get(n), m) for n, m in (match.get("queryParams") or {}).items()),
-        _text(url.path, match.get("uri") or {}, fold),
+        _text(url.path, match.get("uri") or {}),
         _text(probe["method"], match.get("method") or {}),
-        _text(host, match.get("authority") or {}),
-        _text("http", match.get("scheme") or {}),
-        match.get("port", 80) == 80,
     ]
     return all(tests)
 
 
-def _text(value: str | None, match: Json, fold: bool = False) -> bool:
+def _text(value: str | None, match: Json) -> bool:
     if value is None:
         return False
     if not match or match.get("regex") == "*":
         return True
     ((kind, wanted),) = match.items()
-    if fold:
-        value, wanted = value.lower(), wanted.lower()
     if kind == "regex":
         return re.fullmatch(wanted, value) is not None
     return value == wanted if kind == "exact" else value.startswith(wanted)
@@ -106,16 +100,11 @@ def _text(value: str | None, match: Json, fold: bool = False) -> bool:
 
 def _outcome(manifests: list[Json], http: Json) -> Shares:
     out: Shares = {}
-    if http.get("redirect"):
-        out = {str(http["redirect"].get("redirectCode", 301)): 1.0}
-    elif http.get("directResponse"):
-        out = {str(http["directResponse"]["status"]): 1.0}
-    else:
-        weights = [d.get("weight", 0) for d in http["route"]] if len(http["route"]) > 1 else [1]
-        for destination, weight in zip(http["route"], weights, strict=True):
-            for answer, share in _served_by(manifests, destination["destination"]).items():
-                if weight:
-                    out[answer] = out.get(answer, 0.0) + share * weight / sum(weights)
+    weights = [d.get("weight", 0) for d in http["route"]] if len(http["route"]) > 1 else [1]
+    for destination, weight in zip(http["route"], weights, strict=True):
+        for answer, share in _served_by(manifests, destination["destination"]).items():
+            if weight:
+                out[answer] = out.get(answer, 0.0) + share * weight / sum(weights)
     abort = (http.get("fault") or {}).get("abort")
     if abort:
         share = abort.get("percentage", {}).get("value", 0) / 100
