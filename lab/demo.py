@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lab import load, namespace, shares
-from lab.paths import LAB, ROOT
+from lab.paths import ROOT
 from lab.stack import Stack
 
 REQUESTS = 2000
@@ -119,7 +119,7 @@ def main() -> int:
         "The lab is still running.  Look around:\n"
         "  source .lab/env\n"
         "  python -m lab status\n"
-        f"  python -m lab exec -- pulumi stack output --stack lab --config-file {LAB.name}/{stack.file.name}\n"
+        "  python -m lab exec -- pulumi stack output --stack lab\n"
         '  python -m lab load --url "$GATEWAY_URL" --requests 1000\n'
         "  make lab-down"
     )

@@ -7,6 +7,7 @@ lab/README.md lists both.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _LINGER_SECONDS = 0.3  # connections that arrive while a stop is on its way are still answered
@@ -32,6 +34,7 @@ class Behaviour:
     fail_percent: float
     fail_above_rps: float
     crash_after: float | None
+    crash_file: str
     unready: bool
 
     @classmethod
@@ -44,6 +47,7 @@ class Behaviour:
             fail_percent=float(env.get("FAIL_PERCENT") or (fails[0] if fails else 0)),
             fail_above_rps=float(env.get("FAIL_ABOVE_RPS") or "inf"),
             crash_after=float(crash) if crash else None,
+            crash_file=env.get("CRASH_IF_FILE", ""),
             unready="unready" in variants,
         )
 
@@ -142,6 +146,13 @@ class App:
         return ("\n".join(lines) + "\n").encode()
 
 
+async def _told_to_end(stop: asyncio.Event, crash_file: str) -> None:
+    """Returns when the pod is stopped, or when the file appears that lets it crash."""
+    while not stop.is_set() and not (crash_file and Path(crash_file).exists()):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.1 if crash_file else None)
+
+
 async def serve(env: Mapping[str, str]) -> int:
     app = App(env)
     stop = asyncio.Event()
@@ -152,9 +163,12 @@ async def serve(env: Mapping[str, str]) -> int:
         print(f"sample-web:{app.tag} ({app.track}) listens on {address}:{port}", flush=True)
     try:
         async with asyncio.timeout(app.behaviour.crash_after):
-            await stop.wait()
+            await _told_to_end(stop, app.behaviour.crash_file)
     except TimeoutError:
         print(f"sample-web: crashes after {app.behaviour.crash_after} s, as it was asked to", flush=True)
+        return 1
+    if not stop.is_set():
+        print(f"sample-web: crashes because {app.behaviour.crash_file} is there, as it was asked to", flush=True)
         return 1
     app.closing = True
     await asyncio.sleep(_LINGER_SECONDS)

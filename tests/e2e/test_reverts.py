@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
+from lab.paths import LAB
 from lab.stack import Stack, api
 
 pytestmark = pytest.mark.lab
@@ -15,6 +17,8 @@ pytestmark = pytest.mark.lab
 ROUTE = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices/web"
 RULE = "/apis/networking.istio.io/v1/namespaces/shop/destinationrules/web"
 DEPLOYMENT = "/apis/apps/v1/namespaces/shop/deployments"
+CRASH = LAB / "crash"
+"""While this file exists, canary crashes."""
 
 
 def shares() -> list[int]:
@@ -27,7 +31,7 @@ def route_names() -> list[str]:
 
 
 def at_five(stack: Stack, tag: str = "2.0") -> None:
-    stack.service(canary={"image": f"sample-web:{tag}"})
+    stack.service(canary={"image": f"sample-web:{tag}", "env": {"CRASH_IF_FILE": str(CRASH)}})
     stack.edit(weight=5)
     stack.up().check()
     assert shares() == [95, 5]
@@ -43,22 +47,21 @@ def written_after(start: float) -> float:
 
 
 def crash_canary() -> None:
-    """Lets the deployed canary crash from now on, behind the engine's back, and waits until it is seen."""
-    container = {"name": "web", "env": [{"name": "CRASH_AFTER", "value": "0"}]}
-    live = api("GET", f"{DEPLOYMENT}/web-canary")
-    containers = [{**live["spec"]["template"]["spec"]["containers"][0], **container}]
-    change = {
-        "spec": {
-            "strategy": {"type": "Recreate", "rollingUpdate": None},
-            "template": {"spec": {"containers": containers}},
-        }
-    }
-    api("PATCH", f"{DEPLOYMENT}/web-canary", change)
+    """Lets the deployed canary crash from now on and waits until the cluster has seen it."""
+    CRASH.touch()
     for _ in range(100):
         if not api("GET", f"{DEPLOYMENT}/web-canary")["status"].get("availableReplicas"):
             return
         time.sleep(0.2)
     raise AssertionError("canary did not crash")
+
+
+@pytest.fixture(autouse=True)
+def healthy() -> Iterator[None]:
+    """No test inherits another's crash."""
+    CRASH.unlink(missing_ok=True)
+    yield
+    CRASH.unlink(missing_ok=True)
 
 
 def test_with_a_crash_looping_canary_and_after_a_refresh_the_route_is_written_within_5_s(
@@ -75,6 +78,8 @@ def test_with_a_crash_looping_canary_and_after_a_refresh_the_route_is_written_wi
         assert written_after(start) < 5
     finally:
         update.join()
+    told = stack.outputs()
+    assert (told["weight"], told["phase"]) == (0, "qa"), "outputs tell of the route, though the update waits for canary"
 
 
 def test_a_canary_that_is_not_ready_stops_the_next_rise(stack: Stack) -> None:
