@@ -6,12 +6,14 @@ cluster. Writes `bench/results.json` and `docs/benchmarks.md`; prints ratios.  N
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,10 +22,14 @@ from pathlib import Path
 from lab import load, namespace
 from lab.parts import all_parts
 from lab.paths import LAB, ROOT
+from lab.request import request
 from lab.stack import Stack
 
 RUNS = 7
+ROUTE = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices/web"
+CANARY = "/apis/apps/v1/namespaces/shop/deployments/web-canary"
 RATE = 200
+CRASHING = "up to route written, canary crash-looping"
 
 FLOOR = '''"""The least a program can do for a weight step."""
 
@@ -109,6 +115,31 @@ def to_last_answer(stack: Stack, url: str) -> tuple[list[float], int]:
     return found, lost
 
 
+def past_a_crash(stack: Stack) -> float:
+    """Seconds from the start of an `up` to 0 to the written route, canary crash-looping and after a refresh."""
+    crash = LAB / "bench" / "crash"
+    crash.unlink(missing_ok=True)
+    stack.service(canary={"image": "sample-web:2.0", "env": {"CRASH_IF_FILE": str(crash)}})
+    stack.edit(weight=0)
+    stack.up().check()
+    stack.edit(weight=5)
+    stack.up().check()
+    crash.touch()
+    while asyncio.run(request("GET", CANARY))["status"].get("availableReplicas"):
+        time.sleep(0.2)
+    stack.refresh()
+    stack.edit(weight=0)
+    update = threading.Thread(target=stack.up)
+    start = time.monotonic()
+    update.start()
+    while asyncio.run(request("GET", ROUTE))["spec"]["http"][-1]["route"][1]["weight"]:
+        time.sleep(0.02)
+    seconds = time.monotonic() - start
+    crash.unlink()
+    update.join()
+    return seconds
+
+
 def main() -> int:
     """Runs everything and writes both files."""
     subprocess.run([sys.executable, "-m", "lab", "up"], cwd=ROOT, check=True)
@@ -135,6 +166,9 @@ def main() -> int:
     print("bench: revert from 50 under load", flush=True)
     seconds, lost = to_last_answer(one, state.environment["GATEWAY_URL"])
     results["up to last canary answer"] = {"seconds": seconds, "lost": lost}
+    crashing = past_a_crash(one)
+    print(f"bench: canary crash-looping: route written {crashing:.2f} s after the start of the update", flush=True)
+    results[CRASHING] = crashing
     one.destroy().check()
     _apart(measure)
     _write(results)
@@ -188,6 +222,10 @@ def _write(results: dict[str, object]) -> None:
         f"Start of `up` (50 → 0) to the last answer by canary: median {middle:.2f} s, worst {worst:.2f} s;",
     ]
     lines += [f"{revert['lost']} requests lost at {RATE} per second.", ""]
+    lines += [
+        f"With canary crash-looping and after a refresh, the route is written {results[CRASHING]:.2f} s after it.",
+        "",
+    ]
     parts = results["parts"]
     assert isinstance(parts, dict)
     lines += ["Parts: " + ", ".join(f"{name} ({what})" for name, what in parts.items()) + ".", ""]

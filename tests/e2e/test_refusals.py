@@ -23,6 +23,31 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "ladder not rising": ({"weight": 5, "steps": [5, 5]}, {}, "canary:steps"),
     "rule without match": ({"weight": 5}, {"rules": [{"name": "all"}]}, "rules[0]"),
     "bad regex": ({"weight": 5}, {"rules": [{"name": "a", "headers": {"x": {"regex": "(?=b)"}}}]}, "RE2"),
+    "regex too long": (
+        {"weight": 5},
+        {"rules": [{"name": "a", "headers": {"x": {"regex": "b" * 1025}}}]},
+        "longer than 1024 bytes",
+    ),
+    "two rules of one name": (
+        {"weight": 5},
+        {"rules": [{"name": "a", "users": ["1"]}, {"name": "a", "users": ["2"]}]},
+        "rules[1].name",
+    ),
+    "rule that is never reached": (
+        {"weight": 5},
+        {"rules": [{"name": "a", "users": ["1", "2"]}, {"name": "b", "users": ["2"]}]},
+        "taken by rule a",
+    ),
+    "one host on two services": (
+        {"services": {name: {"stable": {"image": "sample-web:1.0"}, "hosts": ["a.test"]} for name in ("x", "y")}},
+        {},
+        "already belongs to service x",
+    ),
+    "name too long for its children": (
+        {"services": {"w" * 57: {"stable": {"image": "sample-web:1.0"}}}},
+        {},
+        "shorten it",
+    ),
     "host *": ({"weight": 5}, {"hosts": ["*"]}, "hosts[0]"),
     "skipped rung": ({"weight": 50}, {}, "set canary:weight to 5 first"),
 }

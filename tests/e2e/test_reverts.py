@@ -37,13 +37,9 @@ def at_five(stack: Stack, tag: str = "2.0") -> None:
     assert shares() == [95, 5]
 
 
-def written_after(start: float) -> float:
-    """Seconds from `start` until the live route gives canary nothing."""
-    while time.monotonic() - start < 60:
-        if shares() == [100, 0]:
-            return time.monotonic() - start
-        time.sleep(0.1)
-    raise AssertionError("the route still leads to canary after 60 s")
+def route_written() -> bool:
+    """True as soon as the live route gives canary nothing."""
+    return shares() == [100, 0]
 
 
 def crash_canary() -> None:
@@ -64,22 +60,26 @@ def healthy() -> Iterator[None]:
     CRASH.unlink(missing_ok=True)
 
 
-def test_with_a_crash_looping_canary_and_after_a_refresh_the_route_is_written_within_5_s(
+def test_with_a_crash_looping_canary_and_after_a_refresh_the_route_is_written_before_anything_is_waited_for(
     stack: Stack,
 ) -> None:
+    """`make bench` prints the seconds."""
     at_five(stack)
     crash_canary()
     stack.refresh()
     stack.edit(weight=0)
-    start = time.monotonic()
     update = threading.Thread(target=stack.up)
     update.start()
     try:
-        assert written_after(start) < 5
+        while not route_written():
+            assert update.is_alive(), "the update ended, and the route still leads to canary"
+        assert update.is_alive(), "the route came first: the update goes on waiting for canary"
     finally:
         update.join()
     told = stack.outputs()
-    assert (told["weight"], told["phase"]) == (0, "qa"), "outputs tell of the route, though the update waits for canary"
+    assert (told["weight"], told["phase"]) == (0, "qa"), (
+        "outputs tell of the route, though the update waited for canary"
+    )
 
 
 def test_a_canary_that_is_not_ready_stops_the_next_rise(stack: Stack) -> None:

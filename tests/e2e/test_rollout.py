@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from lab import load, namespace, shares
 from lab.paths import ROOT
-from lab.stack import Stack, api
+from lab.stack import Stack, api, inside
 
 pytestmark = pytest.mark.lab
 
@@ -85,6 +86,26 @@ def test_outputs_tell_of_the_written_route(stack: Stack) -> None:
     stack.edit(weight=100)
     assert stack.up().code != 0
     assert stack.outputs()["weight"] == 5, "a refused update does not make the outputs lie"
+
+
+def test_prometheus_holds_what_ambient_reports_of_each_track_at_each_door(stack: Stack) -> None:
+    at(stack, 5, 10, 25, 50)
+    for url in doors().values():
+        load.run(url, 400)
+    wanted = {("source", "stable"), ("source", "canary"), ("waypoint", "stable"), ("waypoint", "canary")}
+    query = 'sum by (reporter, destination_version) (istio_requests_total{destination_service_name="web"})'
+    url = f"{namespace.running().environment['PROMETHEUS_URL']}/api/v1/query"
+    ask = f"import httpx; print(httpx.get({url!r}, params={{'query': {query!r}}}).text)"
+    found: set[tuple[str, str]] = set()
+    deadline = time.monotonic() + 30  # a scrape comes every 5 s
+    while not wanted <= found and time.monotonic() < deadline:
+        argv, environment = inside([sys.executable, "-c", ask])
+        answer = subprocess.run(argv, env=environment, text=True, capture_output=True, check=True).stdout
+        series = [item["metric"] for item in json.loads(answer)["data"]["result"]]
+        found = {(one.get("reporter", ""), one.get("destination_version", "")) for one in series}
+        time.sleep(1)
+    assert wanted <= found
+    assert not any(reporter == "destination" for reporter, _ in found), "ambient has no such series"
 
 
 def test_destroy_leaves_an_empty_cluster_and_up_works_again(stack: Stack) -> None:
