@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pulumi
 from pulumi import CustomTimeouts, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
-from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release
 
+from components.objects import CoreObject
 from core import routes, specs
 from core.model import Settings
 
@@ -37,7 +37,7 @@ class AmbientMesh(pulumi.ComponentResource):
         super().__init__("canary:index:AmbientMesh", name, {"version": istio.version}, opts)
         values = specs.chart_values(args.settings)
         spaces = {
-            space: Namespace(f"{name}-{space}", metadata={"name": space}, opts=ResourceOptions(parent=self))
+            space: CoreObject("Namespace", f"{name}-{space}", metadata={"name": space}, parent=self)
             for space in (SYSTEM, routes.INGRESS_NAMESPACE)
         }
 
@@ -81,16 +81,14 @@ class AmbientNamespaceArgs:
 class AmbientNamespace(pulumi.ComponentResource):
     """A namespace whose pods are in the mesh and whose Services are routed by a waypoint of their own."""
 
-    namespace: Namespace
+    namespace: CoreObject
     waypoint: CustomResource
 
     def __init__(self, name: str, args: AmbientNamespaceArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("canary:index:AmbientNamespace", name, {"namespace": args.namespace}, opts)
         labels = {specs.AMBIENT_LABEL: "ambient", specs.WAYPOINT_LABEL: routes.WAYPOINT}
-        self.namespace = Namespace(
-            f"{name}-namespace",
-            metadata={"name": args.namespace, "labels": labels},
-            opts=ResourceOptions(parent=self),
+        self.namespace = CoreObject(
+            "Namespace", f"{name}-namespace", metadata={"name": args.namespace, "labels": labels}, parent=self
         )
         self.waypoint = CustomResource(
             f"{name}-waypoint",

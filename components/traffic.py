@@ -9,8 +9,8 @@ from typing import Any
 import pulumi
 from pulumi import ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
-from pulumi_kubernetes.core.v1 import Service
 
+from components.objects import CoreObject
 from core import routes, specs
 from core.model import Settings
 
@@ -59,7 +59,7 @@ class TrafficArgs:
 class Traffic(pulumi.ComponentResource):
     """The route of one service.  The component's own inputs carry its identity only: a step changes one resource."""
 
-    service: Service
+    service: CoreObject
     rule: CustomResource
     route: CustomResource
 
@@ -74,12 +74,13 @@ class Traffic(pulumi.ComponentResource):
         unawaited = metadata({"pulumi.com/skipAwait": "true"}) | {"labels": specs.labels(name)}
         # The rule and the route have one writer, and what somebody else wrote there does not stop an update.
         forced = {"pulumi.com/patchForce": "true"}
-        service_spec: Any = specs.service_spec(name, args.settings.services[name])
-        self.service = Service(
+        self.service = CoreObject(
+            "Service",
             name,
             metadata=unawaited,
-            spec=service_spec,
-            opts=ResourceOptions(parent=self, depends_on=[args.namespace]),
+            spec=specs.service_spec(name, args.settings.services[name]),
+            parent=self,
+            depends_on=[args.namespace],
         )
         self.rule = CustomResource(
             f"{name}-dr",
