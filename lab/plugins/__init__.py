@@ -36,13 +36,21 @@ def _exec_file(parts: Mapping[str, Part]) -> Path:
     raise FileNotFoundError(f"{LANGUAGE_EXEC} is neither beside pulumi nor in the cache: run `python3 -m lab.setup`")
 
 
+def _link(target: Path, to: Path) -> None:
+    target.unlink(missing_ok=True)
+    target.symlink_to(to.resolve())
+
+
 def install(bin_dir: Path, python: Path, parts: Mapping[str, Part]) -> None:
-    """Write an executable for each plugin that is missing. A real one wins: what an earlier run wrote for it goes."""
+    """Put each plugin where the engine finds it: a stand-in for one that is missing. A real one wins: it is linked."""
     bin_dir.mkdir(parents=True, exist_ok=True)
     for name, module in _MODULES.items():
         target = bin_dir / name
         if name in parts and parts[name].real:
-            target.unlink(missing_ok=True)
+            # A folder of real parts is not on PATH, where the engine looks; the host looks there for its exec file.
+            _link(target, Path(parts[name].path or ""))
+            if name == LANGUAGE:
+                _link(bin_dir / LANGUAGE_EXEC, _exec_file(parts))
             continue
         extra = ""
         if name == LANGUAGE:

@@ -364,7 +364,7 @@ class TestKubeconfig:
 
 
 class TestInstall:
-    def test_executables_for_what_is_missing_and_none_for_what_is_real(
+    def test_executables_for_what_is_missing_and_a_link_to_what_is_real(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class FoundPart:
@@ -377,5 +377,8 @@ class TestInstall:
         (tmp_path / "bin" / "pulumi-resource-kubernetes").write_text("left by an earlier run")
         parts: Any = {"pulumi-resource-kubernetes": FoundPart()}
         install(tmp_path / "bin", Path("/venv/bin/python"), parts)
-        assert sorted(p.name for p in (tmp_path / "bin").iterdir()) == [LANGUAGE, f"{LANGUAGE}-exec"]
+        names = sorted(path.name for path in (tmp_path / "bin").iterdir())
+        assert names == [LANGUAGE, f"{LANGUAGE}-exec", "pulumi-resource-kubernetes"]
+        link = tmp_path / "bin" / "pulumi-resource-kubernetes"
+        assert str(link.readlink()) == FoundPart.path, "the engine looks on PATH, not in a folder of real parts"
         assert "/venv/bin/python" in (tmp_path / "bin" / LANGUAGE).read_text()
