@@ -22,7 +22,11 @@ ISTIO = "kubernetes:networking.istio.io/v1"
 def recorded() -> dict[str, record.Record]:
     """What the last updates of this stack wrote, by service.  Empty on the first one."""
     stack = f"{pulumi.get_organization()}/{pulumi.get_project()}/{pulumi.get_stack()}"
-    answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": stack}).value
+    # The name waits for the stack's own registration.  On the first update that registration writes the checkpoint, and
+    # a file backend keeps a checkpoint's attributes beside it, in a file that a reader can find empty meanwhile.
+    registered = pulumi.runtime.get_root_resource()
+    name = registered.urn.apply(lambda _: stack) if registered else stack
+    answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name}).value
     inputs: dict[str, dict[str, Any]] = {"VirtualService": {}, "DestinationRule": {}}
     for state in ((answer or {}).get("outputs") or {}).values():
         group, _, kind = str(state.get("type")).rpartition(":")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import runpy
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ class Run:
     resources: list[Registration] = field(default_factory=list)
     completed: set[str] = field(default_factory=set)
     outputs: dict[str, Any] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    """What the engine was asked and had answered, in order, as far as the order matters."""
 
     def of(self, kind: str) -> dict[str, Registration]:
         """Resources whose type ends with `kind`, by name."""
@@ -57,6 +60,10 @@ class _Monitor(mocks.MockMonitor):
         super().__init__(_Mocks(recorded))
         self._run = run
 
+    def Invoke(self, request: Any) -> Any:  # noqa: N802 - the name is gRPC's
+        self._run.calls.append(f"asked {request.tok}")
+        return super().Invoke(request)  # type: ignore[no-untyped-call]
+
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - the name is gRPC's
         inputs = json_format.MessageToDict(request.object)
         if request.type != "pulumi:pulumi:Stack":
@@ -65,6 +72,9 @@ class _Monitor(mocks.MockMonitor):
             self._run.resources.append(
                 Registration(request.type, request.name, parent, request.custom, _whole(inputs), names)
             )
+        else:
+            time.sleep(0.02)  # long enough for a program that does not wait to get ahead
+            self._run.calls.append("registered the stack")
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - the name is gRPC's

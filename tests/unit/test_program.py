@@ -235,3 +235,9 @@ def test_an_override_lets_its_change_pass_and_shows_in_the_outputs() -> None:
     run = after(lab(), lab(5, canary="sample-web:2.0"), lab(50, canary="sample-web:2.0", override=override))
     assert run.outputs["weight"] == 50
     assert run.outputs["override"]["reason"] == "black friday"
+
+
+def test_the_record_is_read_after_the_stack_itself_is_registered() -> None:
+    """The engine writes the checkpoint for that registration; a reader beside it found a half-written file."""
+    calls = program.run(program.stack_config("dev")).calls
+    assert calls == ["registered the stack", "asked pulumi:pulumi:readStackResourceOutputs"]
