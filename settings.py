@@ -9,7 +9,8 @@ from typing import Any
 import pulumi
 from pulumi.runtime import config as runtime_config
 
-from core import model
+from core import checks
+from core.model import Settings
 
 
 def raw(everything: Mapping[str, Any], project: str) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def raw(everything: Mapping[str, Any], project: str) -> dict[str, Any]:
     for key, value in everything.items():
         namespace, _, name = key.partition(":")
         if namespace == project:
-            found[name] = _structured(value)
+            found[name] = value if name.startswith(checks.SECRET) else _structured(value)
     return found
 
 
@@ -31,15 +32,15 @@ def _structured(value: Any) -> Any:
     return value
 
 
-def load() -> model.Settings:
+def load() -> Settings:
     """Settings of the selected stack; warnings go to the update's diagnostics.
 
     Raises `pulumi.RunError` (one line per problem, no traceback) before any resource is registered.
     """
     everything = {**runtime_config.get_config_env(), **runtime_config.CONFIG.get()}
     try:
-        settings, warnings = model.parse(raw(everything, pulumi.get_project()))
-    except model.SettingsError as error:
+        settings, warnings = checks.parse(raw(everything, pulumi.get_project()))
+    except checks.SettingsError as error:
         raise pulumi.RunError(str(error)) from error
     for warning in warnings:
         pulumi.log.warn(warning)

@@ -116,8 +116,8 @@ def wanted(name: str, settings: Settings) -> weights.Route:
     opened, shielded = routes.exposure(routes.virtual_service_spec(name, settings)["http"])
     return weights.Route(
         weight=settings.effective_weight if service.canary is not None else 0,
-        stable=service.fingerprint(service.stable) or "",
-        canary=service.fingerprint(service.canary),
+        stable=settings.fingerprint(name, "stable") or "",
+        canary=settings.fingerprint(name, "canary"),
         halted=settings.halted,
         ports=f"{service.port}:{service.target_port}",
         steps=settings.ladder,

@@ -14,11 +14,12 @@ def stack_schema() -> dict[str, Any]:
     """Schema of `Pulumi.<stack>.yaml`: our keys in full, other projects' keys as they are."""
     model = Settings.model_json_schema(by_alias=True, mode="validation")
     definitions = model.pop("$defs", {})
+    model["properties"].pop("secretValues")
     ours = {f"{PROJECT}:{name}": what for name, what in model["properties"].items()}
     config = {
         "type": "object",
         "properties": ours,
-        "patternProperties": {f"^(?!{PROJECT}:)": {}},
+        "patternProperties": {f"^(?!{PROJECT}:)": {}, f"^{PROJECT}:secret-": {}},
         "additionalProperties": False,
     }
     return {

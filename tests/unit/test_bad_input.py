@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core import model
+from core import checks
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -76,13 +76,13 @@ CASES: list[tuple[str, Change, str, str]] = [
         "unknown key",
         lambda raw: _service(raw).update(colour="red"),
         "web.colour: got 'red'",
-        "known here: canary, ",
+        "known here: autoscale, canary, ",
     ),
     (
         "unknown key of a track",
         lambda raw: _service(raw)["stable"].update(cpu=1),
         "web.stable.cpu: got 1",
-        "known here: drain, env, image",
+        "known here: autoscale, config, drain, env, image",
     ),
     (
         "weight without canary",
@@ -178,8 +178,8 @@ def test_wrong_settings_are_refused_with_key_value_and_fix(
     web: dict[str, Any], change: Change, names: str, fix: str
 ) -> None:
     change(web)
-    with pytest.raises(model.SettingsError) as caught:
-        model.parse(web)
+    with pytest.raises(checks.SettingsError) as caught:
+        checks.parse(web)
     line = next((line for line in caught.value.lines if names in line), None)
     assert line is not None, caught.value.lines
     assert line.startswith("canary:")
@@ -188,7 +188,7 @@ def test_wrong_settings_are_refused_with_key_value_and_fix(
 
 
 def test_the_unchanged_settings_are_accepted_without_a_warning(web: dict[str, Any]) -> None:
-    settings, warnings = model.parse(web)
+    settings, warnings = checks.parse(web)
     assert settings.weight == 5
     assert warnings == []
 
@@ -210,7 +210,7 @@ def test_a_revert_passes_whatever_is_wrong_with_canary(
 ) -> None:
     change(web)
     web.update(down)
-    settings, warnings = model.parse(web)
+    settings, warnings = checks.parse(web)
     assert settings.effective_weight == 0
     assert warnings, "what was left out is named"
 
@@ -218,12 +218,12 @@ def test_a_revert_passes_whatever_is_wrong_with_canary(
 def test_a_canary_that_cannot_be_rendered_counts_as_absent_in_a_revert(web: dict[str, Any]) -> None:
     _service(web)["canary"] = {"image": 7}
     web["weight"] = 0
-    settings, _ = model.parse(web)
+    settings, _ = checks.parse(web)
     assert settings.services["web"].canary is None
 
 
 def test_halted_passes_even_with_a_weight_that_is_no_number(web: dict[str, Any]) -> None:
-    settings, warnings = model.parse(web | {"weight": "abc", "halted": True})
+    settings, warnings = checks.parse(web | {"weight": "abc", "halted": True})
     assert settings.effective_weight == 0
     assert any("'abc'" in warning for warning in warnings)
 
@@ -231,25 +231,25 @@ def test_halted_passes_even_with_a_weight_that_is_no_number(web: dict[str, Any])
 @pytest.mark.parametrize("change", [lambda raw: _service(raw).update(stable={}), lambda raw: raw.update(wieght=0)])
 def test_a_revert_still_needs_what_renders_the_stable_route(web: dict[str, Any], change: Change) -> None:
     change(web)
-    with pytest.raises(model.SettingsError):
-        model.parse(web | {"weight": 0})
+    with pytest.raises(checks.SettingsError):
+        checks.parse(web | {"weight": 0})
 
 
 def test_parsing_leaves_the_raw_configuration_as_it_was(web: dict[str, Any]) -> None:
     _service(web)["canary"] = {}
     before = copy.deepcopy(web | {"weight": 0})
-    model.parse(before)
+    checks.parse(before)
     assert _service(before)["canary"] == {}
 
 
 def test_digit_strings_are_integers_because_config_set_writes_strings(web: dict[str, Any]) -> None:
     _service(web)["replicas"] = "3"
-    settings, _ = model.parse(web | {"weight": "25"})
+    settings, _ = checks.parse(web | {"weight": "25"})
     assert (settings.weight, settings.services["web"].replicas) == (25, 3)
 
 
 def test_weight_zero_is_a_value_and_not_a_default(web: dict[str, Any]) -> None:
-    assert model.parse(web | {"weight": 0})[0].weight == 0
+    assert checks.parse(web | {"weight": 0})[0].weight == 0
 
 
 @pytest.mark.parametrize("until", ["2026-12-01T09:00:00Z", "2026-12-01"])
@@ -264,6 +264,6 @@ def test_dates_work_quoted_or_not(web: dict[str, Any], until: str) -> None:
             "from": 5,
             "to": 50,
         }
-        settings, _ = model.parse(web | {"override": override})
+        settings, _ = checks.parse(web | {"override": override})
         assert settings.override is not None
         assert settings.override.until.date().isoformat() == "2026-12-01"

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from core import model, record, routes
+from core import checks, record, routes
 from policies import weights
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 def written(web: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    settings, _ = model.parse(web | changes)
+    settings, _ = checks.parse(web | changes)
     notes = record.notes(
         None, record.wanted("web", settings), configured=settings.weight, now=NOW, cluster="one", repairs=3
     )
@@ -24,7 +24,7 @@ def written(web: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def test_what_is_written_is_what_is_read(web: dict[str, Any]) -> None:
     found = record.read(written(web, weight=25), None)
     assert found is not None
-    settings, _ = model.parse(web | {"weight": 25})
+    settings, _ = checks.parse(web | {"weight": 25})
     wanted = record.wanted("web", settings)
     assert found.route.since == NOW
     assert found.route == weights.Route(**{**vars(wanted), "since": NOW})

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from core import matches, model, routes
+from core import checks, matches, routes
 
 
 def _spec(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    settings, _ = model.parse(raw | changes)
+    settings, _ = checks.parse(raw | changes)
     return routes.virtual_service_spec("web", settings)
 
 
@@ -112,14 +112,14 @@ def test_the_rules_that_were_asked_for_render_as_istio_writes_them(web: dict[str
 
 
 def test_a_certificate_turns_plain_http_into_a_redirect(web: dict[str, Any]) -> None:
-    settings, _ = model.parse(web | {"gateway": {"tlsSecret": "shop-tls"}})
+    settings, _ = checks.parse(web | {"gateway": {"tlsSecret": "shop-tls"}})
     http, https = routes.gateway_spec(settings)["servers"]
     assert http["tls"] == {"httpsRedirect": True}
     assert https["tls"] == {"mode": "SIMPLE", "credentialName": "shop-tls", "minProtocolVersion": "TLSV1_2"}
 
 
 def test_without_a_certificate_there_is_no_redirect(web: dict[str, Any]) -> None:
-    servers = routes.gateway_spec(model.parse(web)[0])["servers"]
+    servers = routes.gateway_spec(checks.parse(web)[0])["servers"]
     assert len(servers) == 1
     assert "tls" not in servers[0]
 
