@@ -219,9 +219,9 @@ def _check_pods(name: str, service: Service, settings: Settings) -> Iterator[Pro
             yield Problem((*at, version, "replicas"), own.replicas, text, prune)
     if service.canary is not None:
         for weight in {settings.effective_weight, *(rung.weight for rung in settings.steps)}:
-            if text := replicas.problem(weight, service.replicas):
+            if unmet := replicas.problem(weight, service.replicas):
                 key = ("weight",) if weight == settings.effective_weight else ("steps",)
-                yield Problem(key, weight, text, key)
+                yield Problem(key, weight, unmet, key)
 
 
 def _check_rules(name: str, service: Service) -> Iterator[Problem]:
