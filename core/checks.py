@@ -88,7 +88,7 @@ def _is_down(raw: Mapping[str, Any]) -> bool:
 def _prunable(path: Sequence[str | int]) -> tuple[str | int, ...] | None:
     """The part that may be left out without changing the stable route, if `path` lies in one."""
     match list(path):
-        case ["weight" | "steps" | "override" | "hold", *_]:
+        case ["weight" | "steps" | "override" | "hold" | "windows" | "gate" | "rejected", *_]:
             return (path[0],)
         case ["services", service, "canary" | "rules" as part, *_]:
             return ("services", service, part)
@@ -171,6 +171,10 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
             "no service has a canary to send it to; add services.<name>.canary, or set weight to 0",
             ("weight",) if settings.halted else None,
         )
+    for index, freeze in enumerate(settings.windows.freezes):
+        if freeze.to < freeze.from_:
+            at = ("windows", "freezes", index, "to")
+            yield Problem(at, str(freeze.to), f"ends before it begins ({freeze.from_}); swap the days", ("windows",))
     owner: dict[str, str] = {}
     for name, service in settings.services.items():
         if len(name) > LONGEST_SERVICE:
