@@ -21,14 +21,13 @@ from typing import Any
 
 from lab.kube import MERGE, Api, ApiError, Informer
 from lab.mesh import waypoint
-from lab.mesh.authz import selected_labels
+from lab.mesh.authz import not_enforced
 from lab.mesh.model import (
     WAYPOINT_CLASS,
     Json,
     Problem,
     ProxyConfig,
     World,
-    has_labels,
     key_of,
     kind,
     labels_of,
@@ -52,11 +51,11 @@ WATCHED = [
     f"{NETWORKING}/gateways", f"{NETWORKING}/virtualservices", f"{NETWORKING}/destinationrules",
     f"{SECURITY}/authorizationpolicies", f"{GATEWAY_API}/gateways",
 ]  # fmt: skip
-# Watched only to say that they have no effect here.
+# Watched only to say that they have no effect here: the first because nothing here has an identity or Istio's own log.
+NOT_ENFORCED = [f"{SECURITY}/peerauthentications", "/apis/telemetry.istio.io/v1/telemetries"]
 NOT_SERVED = [
     f"{NETWORKING}/serviceentries", f"{NETWORKING}/sidecars", f"{NETWORKING}/workloadentries",
-    "/apis/networking.istio.io/v1alpha3/envoyfilters", f"{SECURITY}/peerauthentications",
-    f"{SECURITY}/requestauthentications", "/apis/telemetry.istio.io/v1/telemetries",
+    "/apis/networking.istio.io/v1alpha3/envoyfilters", f"{SECURITY}/requestauthentications",
     "/apis/extensions.istio.io/v1alpha1/wasmplugins", f"{GATEWAY_API}/httproutes",
 ]  # fmt: skip
 
@@ -69,7 +68,8 @@ class Istiod:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.dirty = asyncio.Event()
-        self.informers = {p: Informer(api, p, lambda *_: self.dirty.set()) for p in [*WATCHED, *NOT_SERVED]}
+        paths = [*WATCHED, *NOT_ENFORCED, *NOT_SERVED]
+        self.informers = {p: Informer(api, p, lambda *_: self.dirty.set()) for p in paths}
         self.publishers: dict[str, Publisher] = {}
         self.state = LAB / "xds"
         # What is in force outlives a restart of this process, so that a bad resource then does not take its route down.
@@ -198,23 +198,21 @@ class Istiod:
             bound = waypoint.bound_services(world, gateway)
             out[f"{namespace_of(gateway)}.{name_of(gateway)}"] = waypoint_config(world, gateway, bound, ACCESS_LOG)
             # Plain TCP serves on until the waypoint does; once bound, a waypoint that breaks is not papered over.
-            ready = waypoint.programmed(world, gateway)
-            handed_over |= {service_host(s) for s in bound if ready or waypoint.was_bound(s)}
+            handed_over |= {service_host(s) for s in bound if waypoint.attachable(world, gateway)}
         out[NODE_PROXY] = node_config(world, handed_over)
         return out
 
     def _without_effect(self, world: World) -> list[Problem]:
-        out = [
-            Problem(title(o), "spec", f"{o.get('kind')} has no effect: the routing stand-in does not serve this kind")
-            for p in NOT_SERVED
-            for o in self.informers[p].items.values()
-        ]
+        def objects(paths: list[str]) -> list[Json]:
+            return [o for p in paths for o in self.informers[p].items.values()]
+
+        message = "has no effect: the routing stand-in does not serve this kind"
+        out = [Problem(title(o), "spec", f"{o.get('kind')} {message}") for o in objects(NOT_SERVED)]
+        message = "accepted, not enforced here: pods have no mesh identity, and proxies write the lab's access log"
+        out += [Problem(title(o), "spec", message, known=True) for o in objects(NOT_ENFORCED)]
         for policy in world.all("AuthorizationPolicy"):
-            wanted = selected_labels(policy)
-            fits = [p for p in world.all("Pod") if is_proxy_pod(p) and has_labels(labels_of(p), wanted)]
-            if wanted and not fits:
-                message = "selects no gateway pod: the stand-in enforces policies at ingress gateways only"
-                out.append(Problem(title(policy), "spec.selector", message))
+            if message := not_enforced(world, policy, is_proxy_pod):
+                out.append(Problem(title(policy), "spec", message, known=True))
         for gateway in world.all("KubernetesGateway"):
             name = gateway["spec"].get("gatewayClassName")
             if name != WAYPOINT_CLASS:
@@ -245,7 +243,7 @@ class Istiod:
     def _note(self) -> None:
         problems = self.found | {p for refused in self.rejected.values() for p in refused}
         for problem in sorted(problems - self.problems):
-            log(f"ERROR {problem.resource}: {problem.field}: {problem.message}")
+            log(f"{'note' if problem.known else 'ERROR'} {problem.resource}: {problem.field}: {problem.message}")
         for problem in sorted(self.problems - problems):
             log(f"resolved {problem.resource}: {problem.field}")
         self.problems = problems
