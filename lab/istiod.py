@@ -7,6 +7,7 @@ What it cannot serve is printed, and listed in `.lab/xds/errors.json`; the last 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from lab.mesh.model import (
     Json,
     Problem,
     ProxyConfig,
+    Unsupported,
     World,
     key_of,
     kind,
@@ -43,10 +45,11 @@ from lab.proxy import ACCESS_LOG, NODE_PROXY, admin, proxy_id, role_of
 
 DEBOUNCE = 0.02
 RETRY = 1.0
+PROXY_VERSION = os.environ.get("IMAGE_TAG") or "1.30.3"
 NETWORKING, SECURITY = "/apis/networking.istio.io/v1", "/apis/security.istio.io/v1"
 GATEWAY_API = "/apis/gateway.networking.k8s.io/v1"
 WATCHED = [
-    "/api/v1/namespaces", "/api/v1/services", "/api/v1/pods", "/api/v1/secrets",
+    "/api/v1/namespaces", "/api/v1/services", "/api/v1/pods", "/api/v1/secrets", "/api/v1/configmaps",
     "/apis/discovery.k8s.io/v1/endpointslices", "/apis/apps/v1/deployments",
     f"{NETWORKING}/gateways", f"{NETWORKING}/virtualservices", f"{NETWORKING}/destinationrules",
     f"{SECURITY}/authorizationpolicies", f"{GATEWAY_API}/gateways",
@@ -218,6 +221,11 @@ class Istiod:
             if name != WAYPOINT_CLASS:
                 message = f"{name!r} is not served, only {WAYPOINT_CLASS}"
                 out.append(Problem(title(gateway), "spec.gatewayClassName", message))
+                continue
+            try:
+                waypoint.objects(world, gateway, PROXY_VERSION)
+            except Unsupported as error:
+                out.append(Problem(title(gateway), error.path, error.message))
         return out
 
     async def _check_taken(self, name: str) -> None:
@@ -257,8 +265,9 @@ class Istiod:
             served = gateway["spec"].get("gatewayClassName") == WAYPOINT_CLASS
             if not served or gateway["metadata"].get("deletionTimestamp"):
                 continue
-            for path, manifest in waypoint.objects(gateway, os.environ.get("IMAGE_TAG") or "1.30.3"):
-                await self._apply(world, path, manifest)
+            with contextlib.suppress(Unsupported):  # listed as a problem; the waypoint stays as it is
+                for path, manifest in waypoint.objects(world, gateway, PROXY_VERSION):
+                    await self._apply(world, path, manifest)
             status = waypoint.gateway_status(world, gateway, now)
             path = f"{GATEWAY_API}/namespaces/{namespace_of(gateway)}/gateways/{name_of(gateway)}/status"
             await self._write_status(path, gateway, status)
@@ -273,7 +282,7 @@ class Istiod:
     async def _apply(self, world: World, path: str, manifest: Json) -> None:
         """Apply when our wish changed or somebody deleted the object; other edits are left alone, as istiod does."""
         target = f"{path}/{name_of(manifest)}"
-        missing = kind(manifest) != "ServiceAccount" and world.find(*key_of(manifest)) is None
+        missing = kind(manifest) in ("Deployment", "Service") and world.find(*key_of(manifest)) is None
         if self.applied.get(target) != manifest or missing:
             await self.api.apply(target, manifest, manager="istio.io/mesh-controller")
             self.applied[target] = manifest

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import yaml
+
 from lab.mesh.model import (
     GATEWAY_NAME_LABEL,
     MANAGED_LABEL,
     WAYPOINT_CLASS,
     Json,
+    Unsupported,
     World,
     has_labels,
     is_http,
@@ -18,10 +21,15 @@ from lab.mesh.model import (
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 CLASS_LABEL = "gateway.networking.k8s.io/gateway-class-name"
 BOUND = "istio.io/WaypointBound"
+_PARAMETERS = "spec.infrastructure.parametersRef"
 
 
-def objects(gateway: Json, proxy_version: str) -> list[tuple[str, Json]]:
-    """(path of the collection, manifest) of the ServiceAccount, Deployment and Service of a waypoint."""
+def objects(world: World, gateway: Json, proxy_version: str) -> list[tuple[str, Json]]:
+    """(path of the collection, manifest) of all that a waypoint consists of; raises Unsupported.
+
+    The ConfigMap of `infrastructure.parametersRef` is laid over it, and only it brings autoscaler and budget.
+    """
+    overlays = _overlays(world, gateway)
     name, namespace = name_of(gateway), namespace_of(gateway)
     selector = {GATEWAY_NAME_LABEL: name}
     labels = {**selector, CLASS_LABEL: WAYPOINT_CLASS, MANAGED_LABEL: "istio.io-mesh-controller"}
@@ -46,15 +54,57 @@ def objects(gateway: Json, proxy_version: str) -> list[tuple[str, Json]]:
         {"name": "status-port", "port": 15021, "appProtocol": "tcp"},
         {"name": "mesh", "port": 15008, "appProtocol": "all"},
     ]
-    wanted: list[tuple[str, str, str, Json]] = [
-        ("api", "v1", "ServiceAccount", {}),
-        ("apis", "apps/v1", "Deployment", {"spec": deployment}),
-        ("api", "v1", "Service", {"spec": {"selector": selector, "ports": ports}}),
-    ]
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+    scaler = {"scaleTargetRef": target, "maxReplicas": 1}
+    wanted: dict[str, tuple[str, str, Json]] = {
+        "serviceAccount": ("api/v1", "ServiceAccount", {}),
+        "deployment": ("apis/apps/v1", "Deployment", {"spec": deployment}),
+        "service": ("api/v1", "Service", {"spec": {"selector": selector, "ports": ports}}),
+        "horizontalPodAutoscaler": ("apis/autoscaling/v2", "HorizontalPodAutoscaler", {"spec": scaler}),
+        "podDisruptionBudget": (
+            "apis/policy/v1",
+            "PodDisruptionBudget",
+            {"spec": {"selector": {"matchLabels": selector}}},
+        ),
+    }
+    if unknown := set(overlays) - set(wanted):
+        raise Unsupported(_PARAMETERS, f"unsupported overlay {sorted(unknown)[0]!r}")
     out = []
-    for root, version, kind, more in wanted:
-        manifest = {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
-        out.append((f"/{root}/{version}/namespaces/{namespace}/{kind.lower()}s", manifest))
+    for key, (version, kind, more) in wanted.items():
+        if key not in overlays and key in ("horizontalPodAutoscaler", "podDisruptionBudget"):
+            continue
+        api_version = version.split("/", 1)[1]
+        manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **more}
+        out.append(
+            (f"/{version}/namespaces/{namespace}/{kind.lower()}s", _over(manifest, overlays.get(key) or {}, key))
+        )
+    return out
+
+
+def _overlays(world: World, gateway: Json) -> Json:
+    given = gateway["spec"].get("infrastructure") or {}
+    reference = given.get("parametersRef")
+    if set(given) - {"parametersRef"}:
+        raise Unsupported("spec.infrastructure", "only parametersRef is supported by the routing stand-in")
+    if not reference:
+        return {}
+    found = world.find("ConfigMap", namespace_of(gateway), str(reference["name"]))
+    if reference.get("kind") != "ConfigMap" or found is None:
+        told = f"{reference.get('kind')} {reference['name']} does not exist: the waypoint is not changed"
+        raise Unsupported(_PARAMETERS, told)
+    return {key: yaml.safe_load(text) or {} for key, text in (found.get("data") or {}).items()}
+
+
+def _over(base: Json, overlay: Json, path: str) -> Json:
+    """A merge of mappings; lists are only added, because Kubernetes merges each kind of list by a rule of its own."""
+    out = dict(base)
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            out[key] = _over(base[key], value, f"{path}.{key}")
+        elif isinstance(value, list) and base.get(key):
+            raise Unsupported(_PARAMETERS, f"{path}.{key}: a list over a list is not supported by the routing stand-in")
+        else:
+            out[key] = value
     return out
 
 

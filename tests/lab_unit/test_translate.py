@@ -14,7 +14,7 @@ from lab import pki
 from lab.mesh import waypoint
 from lab.mesh.authz import not_enforced, rbac_filters
 from lab.mesh.clusters import service_cluster
-from lab.mesh.model import World
+from lab.mesh.model import Unsupported, World
 from lab.mesh.translate import accept, check, gateway_config, is_proxy_pod, node_config, waypoint_config
 from tests.golden_routes.cases import (
     CASES,
@@ -486,3 +486,48 @@ def test_a_waypoint_that_does_not_serve_says_why(pods: list[Json], told: str) ->
     accepted, programmed = status["conditions"]
     assert (accepted["status"], programmed["status"], programmed["reason"]) == ("True", "False", "AddressNotAssigned")
     assert told in programmed["message"] and "addresses" not in status
+
+
+def with_parameters(data: Json | None) -> tuple[World, Json]:
+    gateway = waypoint_gateway()
+    gateway["metadata"]["uid"] = "u"
+    reference = {"group": "", "kind": "ConfigMap", "name": "size"}
+    gateway["spec"]["infrastructure"] = {"parametersRef": reference}
+    config = {"kind": "ConfigMap", "metadata": {"name": "size", "namespace": "shop"}, "data": data}
+    return World([gateway, *([config] if data is not None else [])]), gateway
+
+
+def test_parameters_are_laid_over_what_a_waypoint_consists_of() -> None:
+    spread = '{"spec": {"template": {"spec": {"topologySpreadConstraints": [{"maxSkew": 1}]}}}}'
+    sizes = {"horizontalPodAutoscaler": "spec: {minReplicas: 2, maxReplicas: 5}", "deployment": spread}
+    world, gateway = with_parameters({**sizes, "podDisruptionBudget": "spec: {minAvailable: 1}"})
+    made = {m["kind"]: (path, m) for path, m in waypoint.objects(world, gateway, "1")}
+    assert sorted(made) == [
+        *("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service", "ServiceAccount"),
+    ]
+    path, scaler = made["HorizontalPodAutoscaler"]
+    assert path == "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers"
+    assert scaler["spec"]["maxReplicas"] == 5 and scaler["spec"]["scaleTargetRef"]["name"] == "waypoint"
+    budget = made["PodDisruptionBudget"][1]["spec"]
+    assert budget["minAvailable"] == 1 and budget["selector"]["matchLabels"]
+    pod = made["Deployment"][1]["spec"]["template"]["spec"]
+    assert pod["topologySpreadConstraints"] and pod["containers"][0]["name"] == "istio-proxy"
+    plain = waypoint_gateway()
+    plain["metadata"]["uid"] = "u"
+    assert [m["kind"] for _, m in waypoint.objects(World([plain]), plain, "1")] == [
+        *("ServiceAccount", "Deployment", "Service"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (None, "ConfigMap size does not exist"),
+        ({"replicas": "2"}, "unsupported overlay 'replicas'"),
+        ({"deployment": "spec: {template: {spec: {containers: [{name: x}]}}}"}, "a list over a list"),
+    ],
+)
+def test_parameters_that_cannot_be_laid_over_are_refused(data: Json | None, told: str) -> None:
+    world, gateway = with_parameters(data)
+    with pytest.raises(Unsupported, match=told):
+        waypoint.objects(world, gateway, "1")
