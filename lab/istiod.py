@@ -54,8 +54,11 @@ WATCHED = [
     f"{NETWORKING}/gateways", f"{NETWORKING}/virtualservices", f"{NETWORKING}/destinationrules",
     f"{SECURITY}/authorizationpolicies", f"{GATEWAY_API}/gateways",
 ]  # fmt: skip
-# Watched only to say that they have no effect here: the first because nothing here has an identity or Istio's own log.
-NOT_ENFORCED = [f"{SECURITY}/peerauthentications", "/apis/telemetry.istio.io/v1/telemetries"]
+# Watched only to say that they have no effect here. Of these every mesh has some, and the product declares them:
+NOT_ENFORCED = {
+    f"{SECURITY}/peerauthentications": "pods have no mesh identity, and accept plain connections from everywhere",
+    "/apis/telemetry.istio.io/v1/telemetries": "proxies write the lab's own access log",
+}
 NOT_SERVED = [
     f"{NETWORKING}/serviceentries", f"{NETWORKING}/sidecars", f"{NETWORKING}/workloadentries",
     "/apis/networking.istio.io/v1alpha3/envoyfilters", f"{SECURITY}/requestauthentications",
@@ -211,8 +214,9 @@ class Istiod:
 
         message = "has no effect: the routing stand-in does not serve this kind"
         out = [Problem(title(o), "spec", f"{o.get('kind')} {message}") for o in objects(NOT_SERVED)]
-        message = "accepted, not enforced here: pods have no mesh identity, and proxies write the lab's access log"
-        out += [Problem(title(o), "spec", message, known=True) for o in objects(NOT_ENFORCED)]
+        for path, why in NOT_ENFORCED.items():
+            message = f"accepted, not enforced here: {why}"
+            out += [Problem(title(o), "spec", message, known=True) for o in objects([path])]
         for policy in world.all("AuthorizationPolicy"):
             if message := not_enforced(world, policy, is_proxy_pod):
                 out.append(Problem(title(policy), "spec", message, known=True))

@@ -61,6 +61,9 @@ async def main() -> int:
         return code
     await asyncio.sleep(LINGER_SECONDS)
     await server.stop(_FINISH_SECONDS)
+    for writer in [*app.open]:
+        writer.close()
+    await asyncio.sleep(0.1)
     return 0
 
 
