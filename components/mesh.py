@@ -10,9 +10,10 @@ from pulumi import CustomTimeouts, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.helm.v3 import Release
 
-from components.objects import CoreObject
+from components.objects import CoreObject, declare_content
 from core import routes, specs
 from core.model import Settings
+from core.workload import Content
 
 SYSTEM = "istio-system"
 
@@ -72,9 +73,9 @@ class AmbientMesh(pulumi.ComponentResource):
 
 @dataclass(frozen=True, kw_only=True)
 class AmbientNamespaceArgs:
-    """The namespace of the services; `mesh` is what has to run before a waypoint can."""
+    """`settings` name the namespace of the services; `mesh` is what has to run before a waypoint can."""
 
-    namespace: str
+    settings: Settings
     mesh: Sequence[pulumi.Resource]
 
 
@@ -85,22 +86,30 @@ class AmbientNamespace(pulumi.ComponentResource):
     waypoint: CustomResource
 
     def __init__(self, name: str, args: AmbientNamespaceArgs, opts: ResourceOptions | None = None) -> None:
-        super().__init__("canary:index:AmbientNamespace", name, {"namespace": args.namespace}, opts)
+        settings, namespace = args.settings, args.settings.namespace
+        super().__init__("canary:index:AmbientNamespace", name, {"namespace": namespace}, opts)
         labels = {specs.AMBIENT_LABEL: "ambient", specs.WAYPOINT_LABEL: routes.WAYPOINT}
         self.namespace = CoreObject(
-            "Namespace", f"{name}-namespace", metadata={"name": args.namespace, "labels": labels}, parent=self
+            "Namespace", f"{name}-namespace", metadata={"name": namespace, "labels": labels}, parent=self
         )
+        parameters = []
+        if overlays := specs.waypoint_parameters(settings):
+            content = Content("ConfigMap", routes.WAYPOINT, overlays)
+            parameters = [declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])]
+        patience = CustomTimeouts(create=f"{settings.istio.timeout}s", update=f"{settings.istio.timeout}s")
         self.waypoint = CustomResource(
             f"{name}-waypoint",
             api_version="gateway.networking.k8s.io/v1",
             kind="Gateway",
             metadata={
                 "name": routes.WAYPOINT,
-                "namespace": args.namespace,
+                "namespace": namespace,
                 "labels": {"istio.io/waypoint-for": "service"},
                 "annotations": {"pulumi.com/waitFor": "condition=Programmed"},
             },
-            spec=specs.waypoint_spec(),
-            opts=ResourceOptions(parent=self, depends_on=[self.namespace, *args.mesh]),
+            spec=specs.waypoint_spec(content.name if parameters else None),
+            opts=ResourceOptions(
+                parent=self, depends_on=[self.namespace, *parameters, *args.mesh], custom_timeouts=patience
+            ),
         )
         self.register_outputs({})

@@ -7,7 +7,7 @@ kept, so there is no history to limit (`maxHistory`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,9 @@ class Releases:
         inputs["version"] = load_chart(reveal(inputs)).metadata["version"]
         return inputs
 
-    def diff(self, state: JSON, news: JSON) -> Change:
+    def diff(self, state: JSON, news: JSON, ignored: Sequence[str] = ()) -> Change:
         old, new = _inputs_of(state), reveal(news)
-        found = diff.changes(old, new)
+        found = diff.changes(old, new, ignored)
         return Change(found, diff.replacements(found, ["name", "namespace"]), delete_first=False)
 
     def create(self, inputs: JSON, timeout: float, preview: bool) -> tuple[str, JSON]:
