@@ -21,14 +21,14 @@ from tests.e2e.conftest import Rested
 pytestmark = pytest.mark.lab
 
 PODS = 10
-CORE = "/api/v1/namespaces/plain"
+PODS_PATH = "/api/v1/namespaces/plain/pods"
 
 
 def endpoints() -> Counter[str]:
     """Ready endpoints of the Service by track."""
     slices = api("GET", "/apis/discovery.k8s.io/v1/namespaces/plain/endpointslices")["items"]
     pods = {
-        one["metadata"]["name"]: one["metadata"]["labels"]["version"] for one in api("GET", f"{CORE}/pods")["items"]
+        pod["name"]: pod["labels"]["version"] for pod in (one["metadata"] for one in api("GET", PODS_PATH)["items"])
     }
     return Counter(
         pods.get(endpoint["targetRef"]["name"], "gone")
@@ -65,7 +65,7 @@ def plain(deployed: Rested) -> Iterator[Stack]:
         strategy="replicas",
         namespace="plain",
         services={"web": web},
-        steps=[{"weight": weight, "hold": "0s"} for weight in (10, 50, 100)],
+        steps=[{"weight": weight, "hold": "0s"} for weight in (10, 100)],
         readyTimeout="120s",
     )
     bench.ensure(stack)
@@ -77,7 +77,7 @@ def plain(deployed: Rested) -> Iterator[Stack]:
 def test_pods_follow_the_weight_and_there_are_never_fewer_than_were_asked_for(plain: Stack) -> None:
     assert endpoints() == {"stable": PODS}
     plain.service(canary={"image": "sample-web:2.0"})
-    for weight, canary in ((0, 0), (10, 1), (50, 5), (100, PODS)):
+    for weight, canary in ((10, 1), (100, PODS)):
         plain.edit(weight=weight)
         with watched() as seen:
             plain.up().check()
@@ -94,8 +94,8 @@ def test_pods_follow_the_weight_and_there_are_never_fewer_than_were_asked_for(pl
 
 def test_a_rung_may_not_be_skipped_here_either_and_nothing_is_written(plain: Stack) -> None:
     plain.service(canary={"image": "sample-web:2.0"})
-    plain.edit(weight=50)
+    plain.edit(weight=100)
     refused = plain.up()
     assert refused.code != 0
-    assert "web: weight 0 -> 50 skips a rung of canary:steps; set canary:weight to 10 first" in refused.text
+    assert "web: weight 0 -> 100 skips a rung of canary:steps; set canary:weight to 10 first" in refused.text
     assert endpoints() == {"stable": PODS}
