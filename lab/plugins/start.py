@@ -1,6 +1,6 @@
 """Starts a plugin: `python -m lab.plugins.start MODULE ARGUMENTS…`. Every `pulumi up` waits for three such starts.
 
-grpc and protobuf import for callers of another kind what takes a third of a plugin's start: grpc's asynchronous half, and
+A third of a start went into what grpc and protobuf import for callers of another kind: grpc's asynchronous half, and
 protobuf's messages in pure Python. Empty modules stand for those here, in the plugin's own process.
 """
 
