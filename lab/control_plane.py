@@ -20,7 +20,7 @@ READY_SECONDS = 60
 # Those that the lab has a use for. Without the node-lifecycle controller the node needs no heartbeat.
 _CONTROLLERS = (
     "deployment-controller,replicaset-controller,daemonset-controller,statefulset-controller,job-controller,"
-    "disruption-controller,endpointslice-controller,"
+    "disruption-controller,endpointslice-controller,horizontal-pod-autoscaler-controller,"
     "serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,"
     "clusterrole-aggregation-controller,garbage-collector-controller,namespace-controller"
 )
@@ -92,6 +92,7 @@ def controller_manager() -> Command:
         "kubeconfig": LAB / "kubeconfig",
         "bind-address": "127.0.0.1",
         "controllers": _CONTROLLERS,
+        "horizontal-pod-autoscaler-sync-period": "1s",  # no metrics here: it keeps to its limits, and does so soon
         "leader-elect": "false",
         "root-ca-file": pki / "ca.crt",
         "service-account-private-key-file": pki / "service-account.key",
