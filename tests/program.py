@@ -34,6 +34,8 @@ class Registration:
     custom: bool
     inputs: dict[str, Any]
     depends_on: list[str]
+    replaced_on: list[str] = field(default_factory=list)
+    deleted_first: bool = False
 
 
 @dataclass
@@ -69,8 +71,9 @@ class _Monitor(mocks.MockMonitor):
         if request.type != "pulumi:pulumi:Stack":
             names = sorted({urn.rpartition("::")[2] for urn in request.dependencies})
             parent = request.parent.rpartition("::")[2]
+            again = list(request.replaceOnChanges), request.deleteBeforeReplace
             self._run.resources.append(
-                Registration(request.type, request.name, parent, request.custom, _whole(inputs), names)
+                Registration(request.type, request.name, parent, request.custom, _whole(inputs), names, *again)
             )
         else:
             time.sleep(0.02)  # long enough for a program that does not wait to get ahead
