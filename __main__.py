@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import pulumi
 
 import live
+import reasons
 import settings
+import transforms
 import transition
 from components import AmbientMesh, AmbientMeshArgs, ReleaseTrain, ReleaseTrainArgs
 
@@ -22,12 +24,16 @@ wanted = settings.load(now)
 recorded = transition.recorded()
 change = transition.decide(wanted, recorded, live.read(wanted.namespace, *settings.cluster_access()), now)
 
+for transform in transforms.TRANSFORMS:
+    pulumi.runtime.register_resource_transform(transform)
+why = [reasons.hook(*settings.cluster_access())]
+
 # The mesh, unless the cluster has one.
-mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted))] if wanted.istio.install else []
+mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if wanted.istio.install else []
 
 # The services, and the share of each that canary gets.
 if wanted.services:
-    train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh))
+    train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh, on_error=why))
     told = train.outputs(wanted)
     for name in OUTPUTS:
         pulumi.export(name, told[name])

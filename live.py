@@ -37,18 +37,13 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
     """Live state of `namespace`, or as much of it as could be read."""
     # Imported late: importing a Kubernetes client costs more than all of its requests.
     import httpx2
-    import lightkube
     from lightkube.core import exceptions
     from lightkube.generic_resource import create_namespaced_resource
     from lightkube.resources.apps_v1 import Deployment
     from lightkube.resources.core_v1 import Namespace
 
     try:
-        client = lightkube.Client(
-            config=_config(lightkube.KubeConfig, context, kubeconfig),
-            namespace=namespace,
-            timeout=httpx2.Timeout(TIMEOUT),
-        )
+        client = connect(namespace, context, kubeconfig)
         system = client.get(Namespace, "kube-system")
         cluster = system.metadata.uid if system.metadata else None
     except (exceptions.ConfigError, exceptions.ApiError, httpx2.HTTPError, OSError, ValueError) as error:
@@ -80,6 +75,18 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
     except (exceptions.ApiError, httpx2.HTTPError) as error:
         pulumi.log.warn(f"the namespace {namespace} could not be read, so hand edits stay unseen in this run: {error}")
         return Live(cluster)
+
+
+def connect(namespace: str, context: str | None, kubeconfig: str | None) -> Any:
+    """A client of the cluster that the Kubernetes provider uses."""
+    import httpx2
+    import lightkube
+
+    return lightkube.Client(
+        config=_config(lightkube.KubeConfig, context, kubeconfig),
+        namespace=namespace,
+        timeout=httpx2.Timeout(TIMEOUT),
+    )
 
 
 def _config(loader: Any, context: str | None, kubeconfig: str | None) -> Any:
