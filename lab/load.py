@@ -260,7 +260,7 @@ class Steady:
     """
 
     def __init__(
-        self, url: str, rate: float = 200, headers: Mapping[str, str] | None = None, trusted: Path | None = None
+        self, url: str, rate: float = 200, trusted: Path | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lab-load-")
         self._log = Path(self._folder.name) / "answers.jsonl"

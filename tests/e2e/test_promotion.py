@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ class Outcome:
 def under_load(stack: Stack) -> Outcome:
     """One `pulumi up` while both kinds of requests come in."""
     url = namespace.running().environment["GATEWAY_URL"]
-    with load.Steady(url, RATE) as free, load.Steady(url, PINNED_RATE, PINNED) as pinned:
+    with load.Steady(url, RATE) as free, load.Steady(url, PINNED_RATE, headers=PINNED) as pinned:
         update = stack.up()
     return Outcome(update, free.counts(), pinned.counts(), {**free.lost(), **pinned.lost()})
 
@@ -57,9 +58,9 @@ def shares() -> list[int]:
     return [leg["weight"] for leg in api("GET", ROUTE)["spec"]["http"][-1]["route"]]
 
 
-def climb(stack: Stack, *weights: int) -> None:
+def climb(stack: Stack, *weights: int, **canary: Any) -> None:
     """Version 2.0 as canary, one update for each weight."""
-    stack.service(canary={"image": "sample-web:2.0"})
+    stack.service(canary={"image": "sample-web:2.0", **canary})
     for weight in weights:
         stack.edit(weight=weight)
         stack.up().check()
@@ -157,9 +158,19 @@ def test_a_planned_change_is_one_update_and_loses_no_request(
 @contextlib.contextmanager
 def no_room() -> Iterator[None]:
     """The namespace gets no further pod: a new stable cannot get ready, and canary, which runs, does not notice."""
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": "0"}}}
-    api("POST", QUOTAS, quota)
+    full = {"hard": {"pods": "0"}}
+    api("POST", QUOTAS, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": full})
     try:
+        api("PATCH", f"{QUOTAS}/full/status", {"status": {**full, "used": {"pods": "0"}}})  # no controller counts here
+        pod = {"metadata": {"name": "probe"}, "spec": {"containers": [{"name": "probe", "image": "pause"}]}}
+        for _ in range(100):
+            try:
+                api("POST", "/api/v1/namespaces/shop/pods?dryRun=All", {"apiVersion": "v1", "kind": "Pod", **pod})
+            except RuntimeError as error:
+                assert "exceeded quota" in str(error)
+                break
+        else:
+            raise AssertionError("the quota did not come into force")
         yield
     finally:
         api("DELETE", f"{QUOTAS}/full")
@@ -171,25 +182,26 @@ def retry(stack: Stack) -> None:
 
 def go_back(stack: Stack) -> None:
     """The plain revert: the file as it was, but for the weight."""
-    stack.service(stable={"image": "sample-web:1.0"}, canary={"image": "sample-web:2.0"})
+    stack.service(stable={"image": "sample-web:1.0"}, canary={"image": "sample-web:2.0", "replicas": 3})
 
 
 @pytest.mark.parametrize(
-    ("then", "stable", "canary"),
-    [(retry, "sample-web:2.0", None), (go_back, "sample-web:1.0", "sample-web:2.0")],
+    ("then", "stable", "canary", "pods"),
+    # The promoted stable has as many pods as canary had, though the settings declare two.
+    [(retry, "sample-web:2.0", None, 3), (go_back, "sample-web:1.0", "sample-web:2.0", 2)],
     ids=["then run again", "then reverted"],
 )
 def test_a_promotion_whose_stable_does_not_get_ready_leaves_traffic_where_it_is(
-    stack: Stack, then: Callable[[Stack], None], stable: str, canary: str | None
+    stack: Stack, then: Callable[[Stack], None], stable: str, canary: str | None, pods: int
 ) -> None:
-    climb(stack, 5, 10, 25, 50, 100)
+    climb(stack, 5, 10, 25, 50, 100, replicas=3)
     promote(stack)
     stack.edit(readyTimeout="8s")
     with no_room():
         failed = under_load(stack)
     assert failed.update.code != 0
     assert "web-stable" in failed.update.text
-    assert "exceeded quota" in failed.update.text
+    assert "Pods available)" in failed.update.text
     assert (failed.free.stable, failed.pinned.canary) == (0, 0), "nobody moved"
     assert (failed.free.lost, failed.pinned.lost) == (0, 0), failed.lost
     assert (image("canary"), shares()) == ("sample-web:2.0", [0, 100])
@@ -200,3 +212,4 @@ def test_a_promotion_whose_stable_does_not_get_ready_leaves_traffic_where_it_is(
     assert found.update.code == 0, found.update.text
     assert (found.free.lost, found.pinned.lost) == (0, 0), found.lost
     assert (image("stable"), image("canary"), shares()) == (stable, canary, [100, 0])
+    assert api("GET", f"{DEPLOYMENT}/web-stable")["spec"]["replicas"] == pods
