@@ -102,7 +102,7 @@ def _excepted(
     now: datetime,
 ) -> Sequence[str]:
     """Services whose change only the override lets pass; raises where it does not."""
-    lines: list[str] = []
+    lines: dict[str, list[str]] = {}
     broken: dict[str, tuple[int, int]] = {}
     override = settings.override.rule() if settings.override else None
     window = settings.windows.obstacle(now)
@@ -125,14 +125,15 @@ def _excepted(
             ],
         )
         if found:
-            broken[name] = (0 if old is None else old.weight, new.weight)
-            lines.append(weights.refusal_text(name, found, *broken[name], override, now))
+            broken[name], lines[name] = (0 if old is None else old.weight, new.weight), found
     if not lines:
         return ()
     if override is None or not weights.covered(override, broken, now):
-        raise pulumi.RunError("\n".join(lines))
-    for line in lines:
-        pulumi.log.warn(f"allowed by canary:override ({override.reason}): {line}")
+        texts = [weights.refusal_text(name, found, *broken[name], override, now) for name, found in lines.items()]
+        raise pulumi.RunError("\n".join(texts))
+    for name, found in lines.items():
+        for line in found:
+            pulumi.log.warn(f"allowed by canary:override ({override.reason}): {name}: {line}")
     return list(broken)
 
 
