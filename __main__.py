@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pulumi
 
 import live
@@ -11,12 +13,16 @@ import transforms
 import transition
 from components import AmbientMesh, AmbientMeshArgs, ReleaseTrain, ReleaseTrainArgs
 
-OUTPUTS = ("weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override")
+OUTPUTS = (
+    "weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override",
+    "windows", "rejected",
+)  # fmt: skip
 
-# What the stack asks for, and what is there.
-wanted = settings.load()
+# What the stack asks for at this moment, and what is there.
+now = datetime.now(UTC).replace(microsecond=0)
+wanted = settings.load(now)
 recorded = transition.recorded()
-change = transition.decide(wanted, recorded, live.read(wanted.namespace, *settings.cluster_access()))
+change = transition.decide(wanted, recorded, live.read(wanted.namespace, *settings.cluster_access()), now)
 
 for transform in transforms.TRANSFORMS:
     pulumi.runtime.register_resource_transform(transform)

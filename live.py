@@ -20,12 +20,17 @@ TIMEOUT = 3.0
 
 @dataclass(frozen=True)
 class Live:
-    """Live specs by name; `cluster` is the UID of kube-system, which no two clusters share.  None: not known."""
+    """Live specs by name; `cluster` is the UID of kube-system, which no two clusters share.  None: not known.
+
+    `ready` and `replicas` tell of Deployments by name: whether all pods serve, and how many there are to be, as whoever
+    scales them left it.
+    """
 
     cluster: str | None = None
     routes: Mapping[str, Any] | None = None
     rules: Mapping[str, Any] | None = None
     ready: Mapping[str, bool] = field(default_factory=dict)
+    replicas: Mapping[str, int] = field(default_factory=dict)
 
 
 def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
@@ -55,8 +60,8 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
             raise
 
     try:
-        ready = {
-            str(item.metadata.name): _is_ready(item.to_dict())
+        deployments = {
+            str(item.metadata.name): item.to_dict()
             for item in client.list(Deployment, labels={"app.kubernetes.io/managed-by": "pulumi"})
             if item.metadata
         }
@@ -64,7 +69,8 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
             cluster,
             specs("VirtualService", "virtualservices"),
             specs("DestinationRule", "destinationrules"),
-            ready,
+            {name: _is_ready(found) for name, found in deployments.items()},
+            {name: int(found["spec"].get("replicas", 1)) for name, found in deployments.items()},
         )
     except (exceptions.ApiError, httpx2.HTTPError) as error:
         pulumi.log.warn(f"the namespace {namespace} could not be read, so hand edits stay unseen in this run: {error}")

@@ -148,6 +148,9 @@ async def _add_node(api: Api) -> None:
         "conditions": [ready | {"lastHeartbeatTime": now, "lastTransitionTime": now}],
     }
     await api.patch(f"/api/v1/nodes/{NODE}/status", {"status": status})
+    # The API server taints a new node as not ready, and a controller that is not run here would take that back:
+    # with the taint no DaemonSet gets a pod.
+    await api.patch(f"/api/v1/nodes/{NODE}", {"spec": {"taints": None}})
 
 
 def _gateway_api() -> list[Path]:
