@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
-from pulumi import CustomTimeouts, ResourceOptions
+from pulumi import CustomTimeouts, ErrorHook, ResourceHookBinding, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.helm.v3 import Release
 
@@ -20,9 +20,13 @@ SYSTEM = "istio-system"
 
 @dataclass(frozen=True, kw_only=True)
 class AmbientMeshArgs:
-    """`settings.istio` says which version and from where; `settings.gateway` how the public door is run."""
+    """`settings.istio` says which version and from where; `settings.gateway` how the public door is run.
+
+    `on_error` is called when one of them does not get ready, and may tell why.
+    """
 
     settings: Settings
+    on_error: Sequence[ErrorHook] = ()
 
 
 class AmbientMesh(pulumi.ComponentResource):
@@ -58,6 +62,7 @@ class AmbientMesh(pulumi.ComponentResource):
                     parent=self,
                     depends_on=[spaces[space], *after],
                     custom_timeouts=CustomTimeouts(create=f"{istio.timeout}s", update=f"{istio.timeout}s"),
+                    hooks=ResourceHookBinding(on_error=list(args.on_error)),
                 ),
             )
 
@@ -73,10 +78,14 @@ class AmbientMesh(pulumi.ComponentResource):
 
 @dataclass(frozen=True, kw_only=True)
 class AmbientNamespaceArgs:
-    """`settings` name the namespace of the services; `mesh` is what has to run before a waypoint can."""
+    """`settings` name the namespace of the services; `mesh` is what has to run before a waypoint can.
+
+    `on_error` is called when the waypoint does not get ready, and may tell why.
+    """
 
     settings: Settings
     mesh: Sequence[pulumi.Resource]
+    on_error: Sequence[ErrorHook] = ()
 
 
 class AmbientNamespace(pulumi.ComponentResource):
@@ -109,7 +118,10 @@ class AmbientNamespace(pulumi.ComponentResource):
             },
             spec=specs.waypoint_spec(content.name if parameters else None),
             opts=ResourceOptions(
-                parent=self, depends_on=[self.namespace, *parameters, *args.mesh], custom_timeouts=patience
+                parent=self,
+                depends_on=[self.namespace, *parameters, *args.mesh],
+                custom_timeouts=patience,
+                hooks=ResourceHookBinding(on_error=list(args.on_error)),
             ),
         )
         self.register_outputs({})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi import Output, ResourceOptions
+from pulumi import ErrorHook, Output, ResourceOptions
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs
 from components.objects import CoreObject
@@ -22,11 +22,15 @@ from core.plan import Transition
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseTrainArgs:
-    """`mesh` is what traffic objects depend on: writing them, and deleting them, needs a running control plane."""
+    """`mesh` is what traffic objects depend on: writing them, and deleting them, needs a running control plane.
+
+    `on_error` is called when a door does not get ready, and may tell why.
+    """
 
     settings: Settings
     transition: Transition
     mesh: Sequence[pulumi.Resource]
+    on_error: Sequence[ErrorHook] = ()
 
 
 class ReleaseTrain(pulumi.ComponentResource):
@@ -43,7 +47,9 @@ class ReleaseTrain(pulumi.ComponentResource):
         super().__init__("canary:index:ReleaseTrain", name, {"namespace": settings.namespace}, opts)
         inside = ResourceOptions(parent=self)
         self.workloads, self.traffic = {}, {}
-        space = AmbientNamespace(settings.namespace, AmbientNamespaceArgs(settings=settings, mesh=args.mesh), inside)
+        space = AmbientNamespace(
+            settings.namespace, AmbientNamespaceArgs(settings=settings, mesh=args.mesh, on_error=args.on_error), inside
+        )
         doors: list[pulumi.Resource] = [space]
         if settings.public_hosts:
             doors.append(PublicGateway("public", PublicGatewayArgs(settings=settings, mesh=args.mesh), inside))

@@ -10,6 +10,22 @@ def needed(weight: int, stable: int) -> int:
     return max(1, -(-stable * weight // 100))
 
 
+def shortage(settings: Settings, name: str, stable: int | None) -> str | None:
+    """Why canary cannot get the pods that the weight needs beside `stable` live ones (None: not known), or None."""
+    canary = dict(settings.services[name].tracks()).get("canary")
+    if canary is None or canary.replicas == "auto" or settings.strategy != "istio":
+        return None
+    key, most = ("replicas", canary.replicas or 1)
+    if canary.autoscale is not None:
+        key, most = ("autoscale.max", canary.autoscale.max)
+    beside = max(stable or 0, replicas(settings, name, "stable"))
+    need = needed(settings.effective_weight, beside)
+    if most >= need:
+        return None
+    where = f"canary:services.{name}.canary.{key}"
+    return f"needs {need} pods of canary beside {beside} of stable, and {where} is {most}; set it to {need} at least"
+
+
 def replicas(settings: Settings, name: str, version: str, at_least: int = 0) -> int:
     """Declared pods of a track, and not fewer than `at_least`; with an autoscaler the least it may have.
 

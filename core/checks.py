@@ -176,6 +176,10 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
             "no service has a canary to send it to; add services.<name>.canary, or set weight to 0",
             ("weight",) if settings.halted else None,
         )
+    for index, freeze in enumerate(settings.windows.freezes):
+        if freeze.to < freeze.from_:
+            at = ("windows", "freezes", index, "to")
+            yield Problem(at, str(freeze.to), f"ends before it begins ({freeze.from_}); swap the days", ("windows",))
     owner: dict[str, str] = {}
     for name, service in settings.services.items():
         if len(name) > LONGEST_SERVICE:

@@ -50,7 +50,7 @@ def order(pairs: Mapping[str, tuple[weights.Route | None, weights.Route]]) -> di
 class Transition:
     """What one update writes besides the settings: per service the record for its route and its rule, and the order.
 
-    `at_least` is the least number of pods that a service's stable has in this update.
+    `at_least` is, by service, how many pods stable needs in this update at the least, to carry what canary carries.
     """
 
     notes: Mapping[str, Mapping[str, str]]

@@ -243,9 +243,10 @@ def _command(url: str, requests: int, headers: Mapping[str, str] | None) -> list
     return ["load", "--json", "--url", url, "--requests", str(requests), *words]
 
 
-def run(url: str, requests: int, headers: Mapping[str, str] | None = None) -> Counts:
+def run(url: str, requests: int, headers: Mapping[str, str] | None = None, trusted: Path | None = None) -> Counts:
     """Send `requests` from inside the namespace, in a process of its own."""
-    child = namespace.run_inside(_command(url, requests, headers), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = _command(url, requests, headers) + (["--trust", str(trusted)] if trusted else [])
+    child = namespace.run_inside(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = child.communicate()
     if child.returncode != 0:
         raise LabError(f"load on {url} failed: {errors.decode().strip()}")
@@ -258,10 +259,11 @@ class Steady:
     Answers can be read while it runs (`answers()`); those of requests in flight come at the end.
     """
 
-    def __init__(self, url: str, rate: float = 200) -> None:
+    def __init__(self, url: str, rate: float = 200, trusted: Path | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lab-load-")
         self._log = Path(self._folder.name) / "answers.jsonl"
         self._command = [*_command(url, 0, None), "--rate", str(rate), "--log", str(self._log)]
+        self._command += ["--trust", str(trusted)] if trusted else []
 
     def __enter__(self) -> Steady:
         self._child = namespace.run_inside(self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -132,17 +132,18 @@ class Pod:
         begun = all("waiting" not in c.state or c.last_state or c.restarts for c in self._containers)
         return "Running" if begun else "Pending"
 
-    def _condition(self, kind: str, good: bool, reason: str = "") -> Json:
+    def _condition(self, kind: str, good: bool, reason: str = "", message: str = "") -> Json:
         status = "True" if good else "False"
         known, since = self._since.get(kind, ("", ""))
         if known != status:
             since = now()
             self._since[kind] = (status, since)
         told = {"type": kind, "status": status, "lastTransitionTime": since}
-        return told if good else told | {"reason": reason}
+        return told if good else told | {"reason": reason, "message": message}
 
     def _status(self) -> Json:
         unready = [container.name for container in self._containers if not container.ready]
+        why = "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
         return {
             "phase": self._phase(),
             "podIP": self._address,
@@ -153,8 +154,8 @@ class Pod:
             "conditions": [
                 self._condition("PodScheduled", True),
                 self._condition("Initialized", True),
-                self._condition("ContainersReady", not unready, "ContainersNotReady"),
-                self._condition("Ready", not unready, "ContainersNotReady"),
+                self._condition("ContainersReady", not unready, *why),
+                self._condition("Ready", not unready, *why),
             ],
             "containerStatuses": [container.status() for container in self._containers],
         }

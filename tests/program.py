@@ -93,6 +93,13 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
 
+class _Callbacks:
+    """Where the engine would learn of the program's own functions, which nobody calls here."""
+
+    def register_error_hook(self, hook: pulumi.ErrorHook) -> None:
+        assert hook.name == "why"
+
+
 class _Mocks(mocks.Mocks):
     def __init__(self, recorded: Mapping[str, Any]) -> None:
         self._recorded = recorded
@@ -141,6 +148,7 @@ def run(config: Mapping[str, Any], *, recorded: Mapping[str, Any] | None = None,
     flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     asyncio.set_event_loop(asyncio.new_event_loop())
     mocks.set_mocks(_Mocks({}), project="canary", stack="test", monitor=_Monitor(result, recorded or {}))
+    runtime_settings.SETTINGS.callbacks = _Callbacks()
     pulumi.runtime.set_all_config(flat)
 
     def program() -> pulumi.Output[None]:

@@ -354,7 +354,14 @@ class TestReadiness:
             "status": {"containerStatuses": [{"name": "app", "ready": False, "state": {"waiting": waiting}}]},
         }
         good = {"metadata": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        assert awaits.pod_reasons([good, bad]) == ["[Pod shop/web-1]: app: [CrashLoopBackOff] back-off"]
+        assert awaits.pod_reasons([good, bad]) == ["[Pod shop/web-1]: [CrashLoopBackOff] back-off"]
+
+    def test_a_waypoint_that_is_not_programmed_says_why(self) -> None:
+        unknown = {"type": "Programmed", "status": "Unknown", "reason": "Pending", "message": "no controller"}
+        gateway: Json = {"metadata": {"generation": 1}, "status": {"conditions": [unknown]}}
+        assert awaits.wait_for("condition=Programmed")(gateway).reasons == (
+            "Programmed=Unknown: [Pending] no controller",
+        )
 
     def test_endpoints_that_are_going_away_are_not_waited_for(self) -> None:
         states = [{"ready": True}, {"ready": False}, {"ready": False, "terminating": True}]
@@ -371,7 +378,7 @@ class TestReadiness:
         ("expression", "holds"),
         [
             ("condition=Programmed", True),
-            ("condition=programmed=true", False),  # the type is matched as written
+            ("condition=programmed=true", True),
             ("condition=Accepted", False),
             ("condition=Accepted=False", True),
         ],
