@@ -200,7 +200,7 @@ def _check_rules(name: str, service: Service) -> Iterator[Problem]:
         if rule.name in seen:
             yield Problem((*at, "name"), rule.name, "names two rules; route names must differ", whole)
         seen.setdefault(rule.name, index)
-        for field, value, text in matches.problems(rule):
+        for field, value, text in matches.problems(rule, service):
             yield Problem((*at, *field), value, text, whole)
         for earlier in service.rules[:index]:
             if matches.hides(earlier, rule, service.user_header):

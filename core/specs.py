@@ -72,7 +72,8 @@ def _probe(track: Track, failures: int) -> dict[str, Any]:
 
 def service_spec(name: str, service: Service) -> dict[str, Any]:
     """One Service over both tracks: the selector must not name a version."""
-    port = {"name": "http", "port": service.port, "targetPort": service.target_port, "appProtocol": "http"}
+    protocol = {"name": service.protocol, "appProtocol": service.protocol}
+    port = protocol | {"port": service.port, "targetPort": service.target_port}
     return {"selector": {"app": name}, "ports": [port]}
 
 
