@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from core import matches
+from core import conflicts, matches
 from core.fields import Model
 from core.model import Service, Settings
 from policies import weights
@@ -114,6 +114,7 @@ def _from_pydantic(data: Mapping[str, Any], error: Any) -> Problem:
         known = _known_keys(path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, 1)
         text = f"is no known key; {f'did you mean {near[0]}?' if near else 'known here: ' + ', '.join(known)}"
+        text = conflicts.SILENT.get(str(path[-1]), text)
     elif kind == "missing":
         value, text = None, "is missing; add it"
     else:

@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
+from core import split
 from lab.mesh.translate import gateway_config, node_config
 from lab.mesh.xds import static_bootstrap
 from lab.proxy import envoy_command
 from tests.golden_routes.cases import CASES, Case, compact_cases, folder_cases, shared_folder
-from tests.golden_routes.oracle import Shares, binomial_interval, expected
+from tests.golden_routes.oracle import Shares, expected
 from tests.golden_routes.replay import both_doors
 from tests.golden_routes.world import GATEWAY_LABELS, GATEWAY_NAMESPACE, recorded_world
 
@@ -64,12 +65,12 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @functools.cache
-def confidence() -> float:
+def error() -> float:
     doors = ("gateway", "waypoint")
     checks = sum(
         len(s) for c in ALL.values() for p in c.probes for d in doors if weighted(s := expected(c.manifests, p, door=d))
     )
-    return 1 - FAMILY_ERROR / max(1, checks)
+    return FAMILY_ERROR / max(1, checks)
 
 
 def assert_shares(served: dict[str, int], shares: Shares, where: str) -> None:
@@ -77,10 +78,9 @@ def assert_shares(served: dict[str, int], shares: Shares, where: str) -> None:
     assert set(served) <= set(shares), f"{where}: answered by {served}, only {shares} may answer"
     for answer, share in shares.items():
         if not math.isnan(share):
-            low, high = binomial_interval(total, share, confidence())
             count = served.get(answer, 0)
-            assert low <= count <= high, (
-                f"{where}: {answer} answered {count} of {total}, configured {share:.1%} [{low}, {high}]"
+            assert split.accepts(count, total, share, error()), (
+                f"{where}: {answer} answered {count} of {total}, not {share:.1%}"
             )
 
 
@@ -125,8 +125,7 @@ def test_waypoint_splits_as_configured(name: str, replayed: dict[str, Any]) -> N
 
 def test_mirror_reaches_the_canary(replayed: dict[str, Any]) -> None:
     sent = sum(p["requests"] for p in ALL["mirror"].probes if p["probe"] != "other-host")
-    low, high = binomial_interval(sent, 0.10, 1 - FAMILY_ERROR)
-    assert low <= replayed["cases"]["mirror"]["canary_reached"] <= high
+    assert split.accepts(replayed["cases"]["mirror"]["canary_reached"], sent, 0.10, FAMILY_ERROR)
 
 
 @pytest.mark.parametrize("name", sorted(ALL))

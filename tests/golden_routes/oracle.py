@@ -7,9 +7,10 @@ VirtualServices on one host, faults, and what a subset selects.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from core import evaluate
 
@@ -50,7 +51,8 @@ def expected(manifests: list[Json], probe: Json, *, door: str = "gateway") -> Sh
 def request(probe: Json) -> evaluate.Request:
     """The request of a probe."""
     url = urlsplit(probe["path"])
-    query = dict(reversed(parse_qsl(url.query, keep_blank_values=True)))  # of two of a name the first counts
+    pairs = [pair.partition("=") for pair in url.query.split("&") if pair]
+    query = {name: value for name, _, value in reversed(pairs)}  # of two of a name the first counts
     return evaluate.Request(uri=url.path, method=probe["method"], headers=probe["headers"], query=query)
 
 
@@ -87,7 +89,7 @@ def _catch_all(http: Json) -> bool:
     return set(match) <= {"uri", "name"} and match.get("uri") in (None, {"prefix": "/"}, {"regex": ".*"})
 
 
-def _outcome(manifests: list[Json], http: Json) -> Shares:
+def _outcome(manifests: list[Json], http: Mapping[str, Any]) -> Shares:
     out: Shares = {}
     for subset, share in evaluate.split(http).items():
         host = next(d["destination"]["host"] for d in http["route"] if d["destination"].get("subset", "") == subset)
