@@ -6,11 +6,11 @@ The lists follow pulumi-kubernetes 4.32: fields that the API server refuses to c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lab.plugins.protos import JSON, UNKNOWN
+from lab.quantity import quantity
 
 ADD, UPDATE, DELETE = "add", "update", "delete"
 _MISSING = object()
@@ -20,6 +20,7 @@ _FORCED: dict[str, tuple[str, ...]] = {
     "apps/v1/DaemonSet": ("spec.selector",),
     "v1/Service": ("spec.clusterIP",),
     "v1/ConfigMap": ("data", "binaryData"),
+    "v1/Secret": ("type", "stringData", "data"),
     "rbac.authorization.k8s.io/v1/RoleBinding": ("roleRef",),
     "rbac.authorization.k8s.io/v1/ClusterRoleBinding": ("roleRef",),
 }
@@ -31,14 +32,20 @@ def force_new(obj: Mapping[str, Any]) -> list[str]:
     return ["metadata.name", "metadata.namespace", *_FORCED.get(kind, ())]
 
 
-def changes(old: JSON, new: JSON) -> dict[str, str]:
-    """Changed path → add, update or delete."""
-    return dict(_walk((), old, new))
+def changes(old: JSON, new: JSON, ignored: Iterable[str] = ()) -> dict[str, str]:
+    """Changed path → add, update or delete; nothing at or below the `ignored` paths."""
+    found = dict(_walk((), old, new))
+    return {path: how for path, how in found.items() if not within(path, ignored)}
 
 
-def replacements(found: Mapping[str, str], forced: list[str]) -> list[str]:
+def replacements(found: Mapping[str, str], forced: Iterable[str]) -> list[str]:
     """Those of the changed paths that force a new object: a forced one, or below it."""
-    return [path for path in found if any(re.match(rf"{re.escape(rule)}(?![^.\[])", path) for rule in forced)]
+    return [path for path in found if within(path, forced)]
+
+
+def within(path: str, outer: Iterable[str]) -> bool:
+    """Whether `path` is one of the `outer` paths or below one."""
+    return any(re.match(rf"{re.escape(rule)}(?![^.\[])", path) for rule in outer)
 
 
 def _walk(path: tuple[str | int, ...], old: Any, new: Any) -> Iterator[tuple[str, str]]:
@@ -74,13 +81,3 @@ def _same(path: tuple[str | int, ...], old: Any, new: Any) -> bool:
         return old is new
     sized = bool({"limits", "requests"} & set(path))
     return bool(old == new) or (sized and quantity(old) is not None and quantity(old) == quantity(new))
-
-
-_SUFFIX: dict[str, Decimal | int] = {"m": Decimal("0.001"), "": 1, "k": 10**3, "M": 10**6, "G": 10**9}
-_SUFFIX |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-
-
-def quantity(value: Any) -> Decimal | None:
-    """A resource quantity as a number (the API server gives `1000m` back as `1`)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", str(value))
-    return Decimal(match[1]) * _SUFFIX[match[2]] if match and match[2] in _SUFFIX else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -123,10 +124,8 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
 
     @_answering
     def Diff(self, request: Any, context: Any) -> Any:
-        if request.ignoreChanges:
-            raise ValueError("the kubernetes stand-in does not support ignoreChanges: use the real provider")
-        state, news = protos.decode(request.olds), protos.decode(request.news)
-        return _diff_response((self._release(request.urn) or self._objects()).diff(state, news))
+        state, news, ignored = protos.decode(request.olds), protos.decode(request.news), _ignored(request)
+        return _diff_response((self._release(request.urn) or self._objects()).diff(state, news, ignored))
 
     @_answering
     def Create(self, request: Any, context: Any) -> Any:
@@ -154,7 +153,9 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
         if release := self._release(request.urn):
             after = release.update(state, news, request.timeout, request.preview)
         else:
-            after = self._objects().update(request.urn, state, news, request.timeout, request.preview)
+            after = self._objects().update(
+                request.urn, state, news, request.timeout, request.preview, _ignored(request)
+            )
         return pb.UpdateResponse(properties=protos.encode(after))
 
     @_answering
@@ -177,6 +178,14 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
         if self._cluster:
             self._cluster.cancelled.set()
         return empty_pb2.Empty()
+
+
+def _ignored(request: Any) -> list[str]:
+    """`ignoreChanges`: plain paths of fields, the only ones that pulumi-kubernetes too drops from its patch."""
+    paths = list(request.ignoreChanges)
+    if odd := [path for path in paths if not re.fullmatch(r"\w+(\.\w+)*", path)]:
+        raise ValueError(f"the kubernetes stand-in takes ignoreChanges of plain paths (spec.replicas), not {odd}")
+    return paths
 
 
 def _diff_response(change: Change) -> Any:

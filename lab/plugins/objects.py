@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import copy
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lab.plugins.protos import JSON, mark_secrets, reveal
+from lab.plugins.protos import JSON, UNKNOWN, Secret, mark_secrets, reveal
 
 CREATE_MANAGER = "pulumi-kubernetes"
 _READ_ONLY = ("creationTimestamp", "deletionTimestamp", "generation", "managedFields", "resourceVersion", "uid")
@@ -19,10 +21,10 @@ _TAKEN_OVER = (
     ("before-first-apply", "Update"),
     ("pulumi-kubernetes", "Update"),
 )
-# Kinds that need care of their own (another readiness, encoded data, a server that defaults much).
+# Kinds that need care of their own (another readiness, a server that defaults much).
 _UNSUPPORTED = {
-    "CustomResourceDefinition", "CronJob", "HorizontalPodAutoscaler", "Ingress", "Job", "PersistentVolume",
-    "PersistentVolumeClaim", "Pod", "ReplicaSet", "ReplicationController", "Secret", "StatefulSet",
+    "CustomResourceDefinition", "CronJob", "Ingress", "Job", "PersistentVolume", "PersistentVolumeClaim", "Pod",
+    "ReplicaSet", "ReplicationController", "StatefulSet",
 }  # fmt: skip
 _ANNOTATIONS = {"skipAwait", "waitFor", "patchForce", "timeoutSeconds"}
 
@@ -71,7 +73,32 @@ def normalize(inputs: JSON) -> JSON:
     result: JSON = _without_nulls(reveal(inputs))
     for key in _READ_ONLY:
         meta(result).pop(key, None)
+    if is_secret(result):
+        data = {key: _canonical(value) for key, value in (result.get("data") or {}).items()}
+        for key, value in (result.pop("stringData", None) or {}).items():
+            data[key] = value if value is UNKNOWN else base64.b64encode(str(value).encode()).decode()
+        if data:
+            result["data"] = data
     return result
+
+
+def is_secret(obj: Mapping[str, Any]) -> bool:
+    return obj.get("kind") == "Secret" and obj.get("apiVersion") == "v1"
+
+
+def _canonical(value: Any) -> Any:
+    """Base64 as the API server writes it; what is none it refuses, with a better message than ours."""
+    try:
+        return base64.b64encode(base64.b64decode(value)).decode()
+    except (binascii.Error, TypeError, ValueError):
+        return value
+
+
+def mark(out: JSON, like: Mapping[str, Any]) -> JSON:
+    """`out` with secret what is so in `like`, and the values of a Secret in any case."""
+    if not is_secret(out):
+        return mark_secrets(out, like)
+    return {key: Secret(reveal(value)) if key in ("data", "stringData") else value for key, value in out.items()}
 
 
 def _without_nulls(value: Any) -> Any:
@@ -82,8 +109,8 @@ def _without_nulls(value: Any) -> Any:
 
 def checkpoint(inputs: JSON, live: JSON, like: JSON, manager: str) -> JSON:
     """What goes into the state file: the live object, the inputs it was made from, and who manages it."""
-    state = mark_secrets(copy.deepcopy(live), like)
-    state["__inputs"] = mark_secrets(reveal(inputs), like)
+    state = mark(copy.deepcopy(live), like)
+    state["__inputs"] = mark(reveal(inputs), like)
     state["__fieldManager"] = manager
     return state
 
@@ -101,6 +128,18 @@ def prune(live: Any, shape: Any) -> Any:
     if isinstance(live, list) and isinstance(shape, list):
         return [prune(item, wanted) for item, wanted in zip(live, shape, strict=False)]
     return live
+
+
+def importable(live: JSON, identity: JSON) -> JSON:
+    """Inputs of an imported object; pulumi-kubernetes takes the identity only of kinds outside its schema."""
+    group = str(live["apiVersion"]).rpartition("/")[0]
+    if ("." in group and not group.endswith(".k8s.io")) or group == "gateway.networking.k8s.io":
+        return prune(live, identity)  # type: ignore[no-any-return]
+    inputs = normalize({key: value for key, value in live.items() if key != "status"})
+    notes = meta(inputs).get("annotations") or {}
+    for key in ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration"):
+        notes.pop(key, None)
+    return inputs
 
 
 def manager_name(state: JSON) -> str:
@@ -139,3 +178,32 @@ def take_over(live: JSON, manager: str) -> list[JSON] | None:
 
 def _union(a: JSON, b: JSON) -> JSON:
     return {key: _union(a.get(key, {}), b.get(key, {})) for key in {**a, **b}}
+
+
+def yield_ignored(inputs: JSON, live: JSON, manager: str, paths: Iterable[str]) -> None:
+    """`ignoreChanges` under server-side apply, into `inputs`: a field that only others own is left out of the patch, so
+    that it stays theirs; one of ours keeps the value that is live, whatever the program or the record says.
+    """
+    for keys in (path.split(".") for path in paths):
+        owners = {m["manager"] for m in meta(live).get("managedFields") or [] if _owns(m.get("fieldsV1") or {}, keys)}
+        holder, here = _holder(inputs, keys), _holder(live, keys)
+        if holder is None:
+            continue
+        if owners and manager not in owners:
+            holder.pop(keys[-1], None)
+        elif here is not None and keys[-1] in here:
+            holder[keys[-1]] = here[keys[-1]]
+
+
+def _holder(obj: Any, keys: list[str]) -> JSON | None:
+    for key in keys[:-1]:
+        obj = obj.get(key) if isinstance(obj, dict) else None
+    return obj if isinstance(obj, dict) else None
+
+
+def _owns(fields: JSON, keys: list[str]) -> bool:
+    for key in keys:
+        if f"f:{key}" not in fields:
+            return False
+        fields = fields[f"f:{key}"]
+    return True

@@ -5,7 +5,7 @@ Creates are plain POSTs, updates server-side applies by a field manager of its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from lab.plugins import diff, objects
 from lab.plugins.awaits import NotReady, Waiter, timeout_of, wait_for
 from lab.plugins.cluster import JSON_PATCH, ApiError, Cluster, NoKind
 from lab.plugins.objects import annotation, identifier, meta
-from lab.plugins.protos import JSON, has_unknown, mark_secrets, reveal
+from lab.plugins.protos import JSON, has_unknown, reveal
 
 _RETRY_SECONDS = (0.5, 1, 2, 4, 8)  # a namespace or CRD made beside may follow; pulumi-kubernetes waits about 65 s
 _CONFLICT_HELP = (
@@ -86,14 +86,14 @@ class Objects:
         unscoped = self._exists(inputs) and not self.cluster.route(inputs["apiVersion"], inputs["kind"]).namespaced
         if not metadata.get("namespace") and not unscoped:
             metadata["namespace"] = self.options.namespace
-        return mark_secrets(inputs, news)
+        return objects.mark(inputs, news)
 
-    def diff(self, state: JSON, news: JSON) -> Change:
+    def diff(self, state: JSON, news: JSON, ignored: Sequence[str] = ()) -> Change:
         """The recorded live object, reduced to what its inputs spoke about, against the program's inputs."""
         old_inputs, live = objects.split_checkpoint(state)
         old = objects.normalize(objects.prune(live, objects.normalize(old_inputs)))
         new = objects.normalize(news)
-        found = diff.changes(old, new)
+        found = diff.changes(old, new, ignored)
         replaces = diff.replacements(found, diff.force_new(new))
         same = all(meta(new).get(key) == meta(live).get(key) for key in ("name", "namespace"))
         return Change(found, replaces, delete_first=bool(replaces) and same)
@@ -144,7 +144,9 @@ class Objects:
                 if pause is None or lasting or self.cluster.cancelled.wait(pause):
                     raise
 
-    def update(self, urn: str, state: JSON, news: JSON, timeout: float, preview: bool) -> JSON:
+    def update(
+        self, urn: str, state: JSON, news: JSON, timeout: float, preview: bool, ignored: Sequence[str] = ()
+    ) -> JSON:
         """Recorded state after an update in place."""
         wanted = objects.normalize(news)
         if preview and (has_unknown(wanted) or not self._exists(wanted)):
@@ -152,7 +154,7 @@ class Objects:
         _, old_live = objects.split_checkpoint(state)
         manager = objects.manager_name(state)
         try:
-            live = self._apply(wanted, old_live, manager, preview)
+            live = self._apply(wanted, old_live, manager, preview, ignored)
             if not preview:
                 live = Waiter(self.cluster).ready(wanted, live, timeout_of(wanted, timeout))
         except NoKind as error:
@@ -171,12 +173,13 @@ class Objects:
             raise Partial(name, message + cause, objects.checkpoint(news, live, news, manager), error) from error
         return objects.checkpoint(news, live, news, manager)
 
-    def _apply(self, wanted: JSON, old_live: JSON, manager: str, preview: bool) -> JSON:
+    def _apply(self, wanted: JSON, old_live: JSON, manager: str, preview: bool, ignored: Sequence[str]) -> JSON:
         live = self.cluster.get(old_live)
         if not preview and (managed := objects.take_over(live, manager)):
             values = {"managedFields": managed, "resourceVersion": meta(live)["resourceVersion"]}
             steps = [{"op": "replace", "path": f"/metadata/{key}", "value": value} for key, value in values.items()]
             live = self.cluster.request("PATCH", self.cluster.path_of(live), {}, steps, JSON_PATCH)
+        objects.yield_ignored(wanted, live, manager, ignored)
         force = objects.must_force(wanted, live, self.options.force, preview)
         return self.cluster.apply(wanted, manager, force, preview)
 
@@ -194,9 +197,7 @@ class Objects:
             if isinstance(error, NoKind) or error.code == 404:
                 return None
             raise
-        shown = objects.normalize(live) if importing else objects.prune(live, old)
-        if importing:
-            shown.pop("status", None)
+        shown = objects.importable(live, old) if importing else objects.prune(live, old)
         new_state = objects.checkpoint(shown, live, inputs, objects.manager_name(state))
         new_inputs = new_state["__inputs"]
         try:

@@ -112,6 +112,10 @@ class TestDiff:
             ("v1/Service", "spec.clusterIP", True),
             ("v1/Service", "spec.ports[0].port", False),
             ("v1/ConfigMap", "data.k", True),
+            ("v1/Secret", "data.k", True),
+            ("v1/Secret", "metadata.labels.k", False),
+            ("policy/v1/PodDisruptionBudget", "spec.maxUnavailable", False),
+            ("autoscaling/v2/HorizontalPodAutoscaler", "spec.minReplicas", False),
             ("networking.istio.io/v1/VirtualService", "spec.http[0].route[0].weight", False),
             ("networking.istio.io/v1/VirtualService", "metadata.name", True),
         ],
@@ -120,6 +124,76 @@ class TestDiff:
         api_version, _, name = kind.rpartition("/")
         forced = diff.force_new({"apiVersion": api_version, "kind": name})
         assert diff.replacements({path: "update"}, forced) == ([path] if replaced else [])
+
+
+def secret(**content: Any) -> Json:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": "shop"}, **content}
+
+
+class TestSecrets:
+    urn = "urn:pulumi:lab::canary::kubernetes:core/v1:Secret::keys"
+    path = "/api/v1/namespaces/shop/secrets"
+
+    def test_values_stay_secret_even_where_the_program_does_not_say_so(self) -> None:
+        inputs = Objects(FakeCluster(), Options()).check(
+            self.urn, {"metadata": {"name": "keys"}, "data": {"A": "YQ=="}}
+        )
+        assert inputs["data"] == Secret({"A": "YQ=="})
+        cluster = FakeCluster({("POST", self.path): secret(data={"A": "YQ=="})})
+        _, state = Objects(cluster, Options()).create(self.urn, secret(data=Secret({"A": "YQ=="})), 0, False)
+        assert (state["data"], state["__inputs"]["data"]) == (Secret({"A": "YQ=="}), Secret({"A": "YQ=="}))
+
+    def test_text_is_compared_as_the_base64_that_the_server_gives_back(self) -> None:
+        state = recorded(secret(stringData={"A": Secret("a")}), data={"A": "YQ=="})
+        objects_ = Objects(FakeCluster(), Options())
+        assert objects_.diff(state, secret(stringData={"A": Secret("a")})).paths == {}
+        change = objects_.diff(state, secret(stringData={"A": Secret("b")}))
+        assert (change.paths, change.replaces) == ({"data.A": "update"}, ["data.A"])
+
+    def test_text_not_known_yet_is_a_change(self) -> None:
+        state = recorded(secret(stringData={"A": "a"}), data={"A": "YQ=="})
+        assert Objects(FakeCluster(), Options()).diff(state, secret(stringData={"A": UNKNOWN})).paths == {
+            "data.A": "update"
+        }
+
+
+WEB = "/apis/apps/v1/namespaces/shop/deployments/web"
+
+
+class TestIgnoredChanges:
+    urn = "urn:pulumi:lab::canary::kubernetes:apps/v1:Deployment::web"
+
+    def web(self, replicas: int, image: str, *owners: str) -> Json:
+        managed: list[Json] = [
+            {"manager": owner, "operation": "Apply" if owner == "pulumi-kubernetes-0badcafe" else "Update",
+             "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+            for owner in owners
+        ]  # fmt: skip
+        named = {"name": "web", "namespace": "shop", **({"managedFields": managed} if managed else {})}
+        spec = {"replicas": replicas, "template": {"image": image}}
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": named, "spec": spec}
+
+    def applied(self, *owners: str) -> Json:
+        cluster = FakeCluster({("GET", WEB): self.web(5, "a", *owners), ("PATCH", WEB): self.web(5, "b")})
+        state, options = recorded(self.web(2, "a")), Options()
+        with pytest.raises(Partial):  # nothing rolls this Deployment out
+            Objects(cluster, options).update(self.urn, state, self.web(2, "b"), 0.01, False, ["spec.replicas"])
+        spec: Json = next(body for method, _, _, body in cluster.asked if method == "PATCH")["spec"]
+        return spec
+
+    def test_a_field_that_an_autoscaler_took_is_left_out_of_the_patch(self) -> None:
+        assert self.applied("kube-controller-manager") == {"template": {"image": "b"}}
+
+    def test_a_field_that_is_still_ours_keeps_its_live_value(self) -> None:
+        ours = "pulumi-kubernetes-0badcafe"
+        assert self.applied(ours)["replicas"] == self.applied(ours, "kube-controller-manager")["replicas"] == 5
+
+    def test_an_ignored_path_is_no_difference_and_its_namesake_is_one(self) -> None:
+        state = recorded(self.web(2, "a"))
+        assert Objects(FakeCluster(), Options()).diff(state, self.web(3, "a"), ["spec.replicas"]).paths == {}
+        assert Objects(FakeCluster(), Options()).diff(state, self.web(3, "a"), ["spec.rep"]).paths == {
+            "spec.replicas": "update"
+        }
 
 
 class TestObjects:
@@ -148,7 +222,7 @@ class TestObjects:
         assert self.objects().check(urn, {"metadata": {"name": "shop"}})["metadata"] == {"name": "shop"}
 
     @pytest.mark.parametrize(
-        "token", ["core/v1:NamespacePatch", "core/v1:ConfigMapList", "core/v1:Secret", "batch/v1:Job"]
+        "token", ["core/v1:NamespacePatch", "core/v1:ConfigMapList", "apps/v1:StatefulSet", "batch/v1:Job"]
     )
     def test_types_without_support_are_refused_by_name(self, token: str) -> None:
         with pytest.raises(ValueError, match=token.split(":")[1]):
@@ -280,7 +354,14 @@ class TestReadiness:
             "status": {"containerStatuses": [{"name": "app", "ready": False, "state": {"waiting": waiting}}]},
         }
         good = {"metadata": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        assert awaits.pod_reasons([good, bad]) == ["[Pod shop/web-1]: app: [CrashLoopBackOff] back-off"]
+        assert awaits.pod_reasons([good, bad]) == ["[Pod shop/web-1]: [CrashLoopBackOff] back-off"]
+
+    def test_a_waypoint_that_is_not_programmed_says_why(self) -> None:
+        unknown = {"type": "Programmed", "status": "Unknown", "reason": "Pending", "message": "no controller"}
+        gateway: Json = {"metadata": {"generation": 1}, "status": {"conditions": [unknown]}}
+        assert awaits.wait_for("condition=Programmed")(gateway).reasons == (
+            "Programmed=Unknown: [Pending] no controller",
+        )
 
     def test_endpoints_that_are_going_away_are_not_waited_for(self) -> None:
         states = [{"ready": True}, {"ready": False}, {"ready": False, "terminating": True}]
@@ -297,7 +378,7 @@ class TestReadiness:
         ("expression", "holds"),
         [
             ("condition=Programmed", True),
-            ("condition=programmed=true", False),  # the type is matched as written
+            ("condition=programmed=true", True),
             ("condition=Accepted", False),
             ("condition=Accepted=False", True),
         ],

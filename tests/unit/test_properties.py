@@ -88,9 +88,7 @@ def test_a_fault_registers_nothing(name: str) -> None:
 
 
 def _recorded(name: str, settings: Any, since: datetime) -> weights.Route:
-    notes = record.notes(
-        None, record.wanted(name, settings), configured=settings.weight, now=since, cluster="", repairs=0
-    )
+    notes = record.notes(None, record.wanted(name, settings), configured=settings.weight, now=since, cluster="")
     written = {"metadata": {"annotations": notes}, "spec": routes.virtual_service_spec(name, settings)}
     found = record.read(written, None)
     assert found is not None
