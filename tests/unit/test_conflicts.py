@@ -17,10 +17,13 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import pulumi
 import pytest
 
+import live
 from core import checks, conflicts, routes, specs
 from core.conflicts import Around
+from tests import program
 
 Json = dict[str, Any]
 
@@ -48,8 +51,6 @@ def test_the_other_ways_to_write_one_are_refused_too(web: Json, key: str, value:
 
 
 def test_the_namespace_asks_for_ambient_and_for_a_waypoint_that_serves_services() -> None:
-    from tests import program
-
     run = program.run(program.stack_config("dev"))
     space = run.of("Namespace")["shop-namespace"].inputs["metadata"]
     assert space["labels"] == {"istio.io/dataplane-mode": "ambient", "istio.io/use-waypoint": "waypoint"}
@@ -197,3 +198,41 @@ def test_what_others_have_of_their_own_is_no_conflict(change: Callable[[Json], N
 
 def test_what_could_not_be_read_is_no_conflict() -> None:
     assert _found({}) == []
+
+
+def _rolling(weight: int) -> Json:
+    config = program.stack_config("lab") | {"canary:weight": weight}
+    config["canary:services"]["web"]["canary"] = {"image": "sample-web:2.0"}
+    return config
+
+
+def _label_gone(asked: list[str]) -> live.Live:
+    def around() -> Around:
+        asked.append("around")
+        return Around(namespace={"metadata": {"name": "shop"}}, services={"web": {"metadata": {"name": "web"}}})
+
+    return live.Live(around=around)
+
+
+@pytest.fixture(scope="module")
+def at_five() -> Json:
+    """What is recorded while canary gets 5 %."""
+    first = program.run(_rolling(0))
+    return program.recorded_from(program.run(_rolling(5), recorded=program.recorded_from(first)))
+
+
+def test_a_rise_is_refused_while_the_split_is_not_in_force(at_five: Json) -> None:
+    with pytest.raises(pulumi.RunError, match=r"weight 5 -> 10 would not be in force: Service web is not bound"):
+        program.run(_rolling(10), recorded=at_five, seen=_label_gone([]))
+
+
+def test_at_the_same_weight_it_is_a_warning(at_five: Json, caplog: pytest.LogCaptureFixture) -> None:
+    program.run(_rolling(5), recorded=at_five, seen=_label_gone([]))
+    assert "web: Service web is not bound to its waypoint" in caplog.text
+
+
+def test_on_the_way_down_nobody_so_much_as_asks(at_five: Json) -> None:
+    asked: list[str] = []
+    for config in (_rolling(0), _rolling(3), _rolling(5) | {"canary:halted": True}):
+        program.run(config, recorded=at_five, seen=_label_gone(asked))
+    assert asked == []
