@@ -26,7 +26,7 @@ COUNT = 1000
 """Configurations per property and run."""
 
 HEADERS = ("x-canary", "X-Beta", "x-group", "user-id", "x_team", "accept-language")
-VALUES = ("true", "True", "beta", "beta-7", "internal-x", "7", "42", "a,b", "de-DE", "x y", "")
+VALUES = ("true", "True", "beta", "beta-7", "internal-x", "7", "42", "a,b", "de-DE", "x y", "a%20b", "")
 REGEXES = ("(beta|internal)-.*", "b.*", r"[0-9]+", "(?i)true", r"\d{2,4}", "[^a]*", "true|7")
 COOKIES = (("arm", "canary"), ("arm", "stable"), ("group", "b=1"), ("a.b", "x+y"))
 QUERY = ("v", "canary", "utm-source")

@@ -22,6 +22,8 @@ from core import split
 from lab.mesh.translate import gateway_config, node_config
 from lab.mesh.xds import static_bootstrap
 from lab.proxy import envoy_command
+from tests import generate
+from tests.golden_routes import generated
 from tests.golden_routes.cases import CASES, Case, compact_cases, folder_cases, shared_folder
 from tests.golden_routes.oracle import Shares, expected
 from tests.golden_routes.replay import both_doors
@@ -46,19 +48,25 @@ def weighted(shares: Shares) -> bool:
     return len(shares) > 1 and not any(math.isnan(s) for s in shares.values())
 
 
+def run_alone(module: str, work: Path) -> dict[str, Any]:
+    """The results of a module that runs by itself in a private network namespace."""
+    alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-Urn"]
+    command = [*alone, sys.executable, "-m", f"tests.golden_routes.{module}", str(work)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    log = work / "envoy.log"
+    tail = log.read_text()[-3000:] if log.exists() else ""
+    assert done.returncode == 0, f"{module} failed:\n{done.stdout}{done.stderr}\n{tail}"
+    results: dict[str, Any] = json.loads((work / "results.json").read_text())
+    return results
+
+
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("golden")
     (work / "cases.json").write_text(
         json.dumps({n: {"manifests": c.manifests, "probes": c.probes} for n, c in ALL.items()})
     )
-    alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-Urn"]
-    command = [*alone, sys.executable, "-m", "tests.golden_routes.replay", str(work)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    log = work / "envoy.log"
-    tail = log.read_text()[-3000:] if log.exists() else ""
-    assert done.returncode == 0, f"replay failed:\n{done.stdout}{done.stderr}\n{tail}"
-    results: dict[str, Any] = json.loads((work / "results.json").read_text())
+    results = run_alone("replay", work)
     rate = results["requests"] / results["seconds"]
     print(f"\ngolden replay: {results['requests']} requests in {results['seconds']:.1f} s ({rate:.0f}/s)")
     return results
@@ -143,3 +151,16 @@ def test_envoy_validates_what_is_generated(name: str, tmp_path: Path) -> None:
             command = [*envoy_command(path), "--mode", "validate"]
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_evaluator_and_envoy_agree_on_generated_requests_to_a_thousand_generated_routes(tmp_path: Path) -> None:
+    found = run_alone("generated", tmp_path)
+    assert found["differ"] == []
+    assert found["configurations"] == generate.COUNT
+    layers = ("rule", "weight", "stamp", "cidr", "absent", "halted", "door")
+    assert min(found["layers"].get(f"gateway {layer}", 0) for layer in layers) >= 50, found["layers"]
+    assert min(found["layers"].get(f"mesh {layer}", 0) for layer in layers[:3]) >= 50, found["layers"]
+    draws = found["draws"]
+    assert len(draws) >= 10
+    for draw in draws:
+        assert split.accepts(draw["canary"], generated.DRAWS, draw["share"], FAMILY_ERROR / len(draws)), draw
