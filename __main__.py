@@ -7,7 +7,7 @@ import pulumi
 import live
 import settings
 import transition
-from components import AmbientMesh, AmbientMeshArgs, ReleaseTrain, ReleaseTrainArgs
+from components import AmbientMesh, AmbientMeshArgs, FlaggerTrain, FlaggerTrainArgs, ReleaseTrain, ReleaseTrainArgs
 
 OUTPUTS = ("weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override")
 
@@ -21,7 +21,11 @@ mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted))] if wanted.istio.i
 
 # The services, and the share of each that canary gets.
 if wanted.services:
-    train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh))
+    train: ReleaseTrain | FlaggerTrain
+    if wanted.strategy == "flagger":
+        train = FlaggerTrain("train", FlaggerTrainArgs(settings=wanted, mesh=mesh))
+    else:
+        train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh))
     told = train.outputs(wanted)
     for name in OUTPUTS:
         pulumi.export(name, told[name])

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from core import matches
+from core import canaries, matches
 from core.fields import Model
 from core.model import Service, Settings
 from policies import weights
@@ -171,6 +171,8 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
             "no service has a canary to send it to; add services.<name>.canary, or set weight to 0",
             ("weight",) if settings.halted else None,
         )
+    for path, value, text in canaries.problems(settings):
+        yield Problem(path, value, text, None)
     owner: dict[str, str] = {}
     for name, service in settings.services.items():
         if len(name) > LONGEST_SERVICE:

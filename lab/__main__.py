@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     parts = verbs.add_parser("parts", help="which parts are real, and what stands in for the others")
     parts.add_argument("--json", action="store_true")
+    verbs.add_parser("flagger", help="build Flagger and its load tester, and write their charts")
     load = verbs.add_parser("load", help="send requests and count who served")
     from lab.load import add_arguments  # standard library only: the other verbs do not pay for it
 
@@ -68,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
             from lab import load
 
             return load.main(args)
+        if args.verb == "flagger":
+            from lab import flagger_charts
+
+            print(flagger_charts.provide())
+            return 0
         from lab import lifecycle
 
         if args.verb == "status":

@@ -28,7 +28,7 @@ def _dump(stack: str) -> str:
     return program.without_times(text)
 
 
-@pytest.mark.parametrize("stack", ["dev", "prod", "lab"])
+@pytest.mark.parametrize("stack", ["dev", "prod", "lab", "flagger-web-app", "flagger-payment-service"])
 def test_the_stack_declares_what_its_golden_file_says(stack: str, update_golden: bool) -> None:
     path = GOLDEN / f"{stack}.json"
     found = _dump(stack)

@@ -1,0 +1,177 @@
+"""Strategy `flagger`: Flagger's objects as plain data, and what its stacks cannot say.
+
+Flagger writes Services, VirtualService, DestinationRules and the Deployment `<service>-primary`.  We write its target,
+the Deployment `<service>`, the Canary that describes the rollout, and the queries by which it is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from core import routes, specs
+from core.flagger import Analysis
+from core.model import Service, Settings
+
+API_VERSION = "flagger.app/v1beta1"
+NAMESPACE = "flagger-system"
+LOAD_TESTER = "flagger-loadtester"
+WINDOW = "1m"
+"""How far back each check looks."""
+
+LONGEST_SERVICE = 63 - len("-primary")
+
+Found = tuple[tuple[str | int, ...], object, str]
+
+
+def problems(settings: Settings) -> Iterator[Found]:
+    """(key, value, why with the fix) of what has two writers with strategy `flagger`, or has none without it."""
+    if settings.strategy != "flagger":
+        for name, service in settings.services.items():
+            if service.flagger is not None:
+                text = f"is for strategy flagger, not {settings.strategy}; set canary:strategy to flagger, or drop it"
+                yield ("services", name, "flagger"), "settings", text
+        return
+    ours = ("weight", "hold", "halted", "steps", "windows", "override", "rejected")
+    for key in ours:
+        if key in settings.model_fields_set and (value := getattr(settings, key)) not in (0, "", False, []):
+            told = value if isinstance(value, int | str) else "settings"
+            text = "is Flagger's to decide with strategy flagger; drop it, and see services.<name>.flagger"
+            yield (key,), told, text
+    for name, service in settings.services.items():
+        at = ("services", name)
+        if len(name) > LONGEST_SERVICE:
+            text = f"has more than {LONGEST_SERVICE} characters, and {name[:8]}...-primary fits no label; shorten it"
+            yield at, name, text
+        if service.canary is not None:
+            text = "is made by Flagger with strategy flagger: put the new image into stable, and drop the block"
+            yield (*at, "canary"), service.canary.image, text
+        if service.rules:
+            text = "would need a route of ours, and strategy flagger leaves all routes to Flagger; drop the rules"
+            yield (*at, "rules"), [rule.name for rule in service.rules], text
+        if dict(service.tracks())["stable"].autoscale is not None:
+            text = "is not supported with strategy flagger; set replicas"
+            yield (*at, "autoscale"), "settings", text
+
+
+def chart_values(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Helm values by chart."""
+    return {
+        "flagger": {"meshProvider": "istio", "metricsServer": settings.gate.prometheus},
+        "loadtester": {"fullnameOverride": LOAD_TESTER},
+    }
+
+
+def metric_templates(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What Flagger asks Prometheus, by name.
+
+    Its built-in queries filter `reporter="destination"`, of which ambient has no HTTP series.  A gateway reports as
+    `source`, a waypoint as `waypoint`, and only the last proxy before a pod knows the pod's workload: with that in the
+    filter no request counts twice, and a service may be called at one door or at both.
+    """
+    labels = (
+        'reporter=~"source|waypoint",destination_workload_namespace="{{ namespace }}",'
+        'destination_workload="{{ target }}"'
+    )
+    rate = "sum(rate(istio_requests_total{%s}[{{ interval }}]))"
+    good = rate % f'{labels},response_code!~"5.*"'
+    buckets = f"rate(istio_request_duration_milliseconds_bucket{{{labels}}}[{{{{ interval }}}}])"
+    queries = {
+        "request-success-rate": f"{good} / {rate % labels} * 100",
+        "request-duration": f"histogram_quantile(0.99, sum by (le) ({buckets}))",
+    }
+    provider = {"type": "prometheus", "address": settings.gate.prometheus}
+    return {name: {"provider": provider, "query": query} for name, query in queries.items()}
+
+
+def deployment_spec(name: str, settings: Settings) -> dict[str, Any]:
+    """Flagger's target.  Its pods carry no version: which of the two they are is in the label `app`."""
+    service = settings.services[name]
+    track = service.resolved(service.stable)
+    found: dict[str, Any] = _unversioned(specs.deployment_spec(name, "stable", track, settings.ready_timeout))
+    # Flagger gives the primary the first of its known labels, and selectors by anything else would match both.
+    return found | {"selector": {"matchLabels": {"app": name}}}
+
+
+def _unversioned(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unversioned(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _unversioned(one) for key, one in value.items()}
+    for labels in (found.get("labels"), found.get("matchLabels")):
+        if isinstance(labels, dict):
+            labels.pop("version", None)
+    return found
+
+
+def canary_spec(name: str, settings: Settings) -> dict[str, Any]:
+    """The rollout of one service."""
+    service = settings.services[name]
+    return {
+        "provider": "istio",
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+        "progressDeadlineSeconds": settings.ready_timeout,
+        "service": _service(service),
+        "analysis": _analysis(service.flagger or Analysis(), settings.namespace),
+    }
+
+
+def _service(service: Service) -> dict[str, Any]:
+    """What Flagger writes into its Services and its VirtualService; each route of it gets timeout and retries."""
+    door = f"{routes.INGRESS_NAMESPACE}/{routes.PUBLIC_GATEWAY}"
+    retries: dict[str, Any] = {"attempts": service.retries}
+    if service.retries:
+        retries |= {"perTryTimeout": f"{service.timeout}s", "retryOn": routes.RETRY_ON}
+    return {
+        "port": service.port,
+        "targetPort": service.target_port,
+        "portName": service.protocol,
+        "appProtocol": service.protocol,
+        "gateways": [*([door] if service.hosts else []), "mesh"],
+        "timeout": f"{service.timeout}s",
+        "retries": retries,
+    } | ({"hosts": list(service.hosts)} if service.hosts else {})
+
+
+def _analysis(analysis: Analysis, namespace: str) -> dict[str, Any]:
+    if analysis.step_weights:
+        steps: dict[str, Any] = {"stepWeights": analysis.step_weights}
+    else:
+        steps = {"maxWeight": analysis.max_weight, "stepWeight": analysis.step_weight}
+    found = {
+        "interval": _span(analysis.interval),
+        "threshold": analysis.threshold,
+        **steps,
+        "metrics": [
+            _metric("request-success-rate", {"min": analysis.success_rate}),
+            _metric("request-duration", {"max": analysis.request_duration}),
+        ],
+    }
+    if analysis.load_test is not None:
+        hook = {"name": "load-test", "type": "rollout", "url": f"http://{LOAD_TESTER}.{namespace}/", "timeout": "5s"}
+        found["webhooks"] = [hook | {"metadata": {"type": "cmd", "cmd": analysis.load_test}}]
+    return found
+
+
+def _metric(template: str, bounds: dict[str, float]) -> dict[str, Any]:
+    # Under the template's own name Flagger would run its built-in query as well, which finds nothing here and fails.
+    name = f"ambient-{template}"
+    return {"name": name, "templateRef": {"name": template}, "thresholdRange": bounds, "interval": WINDOW}
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
+
+
+def summary(settings: Settings) -> dict[str, Any]:
+    """Stack outputs: who serves is in the Canaries' status, which changes between updates."""
+    scheme = "http" if settings.gateway.tls_secret is None else "https"
+    hosts = settings.public_hosts
+    services = {
+        name: {"image": service.stable.image, "canary": f"canaries.flagger.app {settings.namespace}/{name}"}
+        for name, service in settings.services.items()
+    }
+    nothing = dict.fromkeys(("weight", "effectiveWeight", "since", "edgeDomain", "override"))
+    gateway = f"{scheme}://{hosts[0]}" if hosts else None
+    return nothing | {"phase": "flagger", "services": services, "gatewayUrl": gateway}
