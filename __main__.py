@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pulumi
 
 import live
+import reasons
 import settings
+import transforms
 import transition
 from components import AmbientMesh, AmbientMeshArgs, FlaggerTrain, FlaggerTrainArgs, ReleaseTrain, ReleaseTrainArgs
 
-OUTPUTS = ("weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override")
+OUTPUTS = (
+    "weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override",
+    "windows", "rejected",
+)  # fmt: skip
 
-# What the stack asks for, and what is there.
-wanted = settings.load()
+# What the stack asks for at this moment, and what is there.
+now = datetime.now(UTC).replace(microsecond=0)
+wanted = settings.load(now)
 recorded = transition.recorded()
-change = transition.decide(wanted, recorded, live.read(wanted.namespace, *settings.cluster_access()))
+change = transition.decide(wanted, recorded, live.read(wanted.namespace, *settings.cluster_access()), now)
+
+for transform in transforms.TRANSFORMS:
+    pulumi.runtime.register_resource_transform(transform)
+why = [reasons.hook(*settings.cluster_access())]
 
 # The mesh, unless the cluster has one.
-mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted))] if wanted.istio.install else []
+mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if wanted.istio.install else []
 
 # The services, and the share of each that canary gets.
 if wanted.services:
     train: ReleaseTrain | FlaggerTrain
     if wanted.strategy == "flagger":
-        train = FlaggerTrain("train", FlaggerTrainArgs(settings=wanted, mesh=mesh))
+        train = FlaggerTrain("train", FlaggerTrainArgs(settings=wanted, mesh=mesh, on_error=why))
     else:
-        train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh))
+        train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh, on_error=why))
     told = train.outputs(wanted)
     for name in OUTPUTS:
         pulumi.export(name, told[name])

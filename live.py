@@ -20,30 +20,30 @@ TIMEOUT = 3.0
 
 @dataclass(frozen=True)
 class Live:
-    """Live specs by name; `cluster` is the UID of kube-system, which no two clusters share.  None: not known."""
+    """Live specs by name; `cluster` is the UID of kube-system, which no two clusters share.  None: not known.
+
+    `ready` and `replicas` tell of Deployments by name: whether all pods serve, and how many there are to be, as whoever
+    scales them left it.
+    """
 
     cluster: str | None = None
     routes: Mapping[str, Any] | None = None
     rules: Mapping[str, Any] | None = None
     ready: Mapping[str, bool] = field(default_factory=dict)
+    replicas: Mapping[str, int] = field(default_factory=dict)
 
 
 def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
     """Live state of `namespace`, or as much of it as could be read."""
     # Imported late: importing a Kubernetes client costs more than all of its requests.
     import httpx2
-    import lightkube
     from lightkube.core import exceptions
     from lightkube.generic_resource import create_namespaced_resource
     from lightkube.resources.apps_v1 import Deployment
     from lightkube.resources.core_v1 import Namespace
 
     try:
-        client = lightkube.Client(
-            config=_config(lightkube.KubeConfig, context, kubeconfig),
-            namespace=namespace,
-            timeout=httpx2.Timeout(TIMEOUT),
-        )
+        client = connect(namespace, context, kubeconfig)
         system = client.get(Namespace, "kube-system")
         cluster = system.metadata.uid if system.metadata else None
     except (exceptions.ConfigError, exceptions.ApiError, httpx2.HTTPError, OSError, ValueError) as error:
@@ -60,8 +60,8 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
             raise
 
     try:
-        ready = {
-            str(item.metadata.name): _is_ready(item.to_dict())
+        deployments = {
+            str(item.metadata.name): item.to_dict()
             for item in client.list(Deployment, labels={"app.kubernetes.io/managed-by": "pulumi"})
             if item.metadata
         }
@@ -69,11 +69,24 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
             cluster,
             specs("VirtualService", "virtualservices"),
             specs("DestinationRule", "destinationrules"),
-            ready,
+            {name: _is_ready(found) for name, found in deployments.items()},
+            {name: int(found["spec"].get("replicas", 1)) for name, found in deployments.items()},
         )
     except (exceptions.ApiError, httpx2.HTTPError) as error:
         pulumi.log.warn(f"the namespace {namespace} could not be read, so hand edits stay unseen in this run: {error}")
         return Live(cluster)
+
+
+def connect(namespace: str, context: str | None, kubeconfig: str | None) -> Any:
+    """A client of the cluster that the Kubernetes provider uses."""
+    import httpx2
+    import lightkube
+
+    return lightkube.Client(
+        config=_config(lightkube.KubeConfig, context, kubeconfig),
+        namespace=namespace,
+        timeout=httpx2.Timeout(TIMEOUT),
+    )
 
 
 def _config(loader: Any, context: str | None, kubeconfig: str | None) -> Any:

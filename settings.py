@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import pulumi
@@ -32,8 +33,8 @@ def _structured(value: Any) -> Any:
     return value
 
 
-def load() -> Settings:
-    """Settings of the selected stack; warnings go to the update's diagnostics.
+def load(now: datetime) -> Settings:
+    """Settings of the selected stack, as they are in force at `now`; warnings go to the update's diagnostics.
 
     Raises `pulumi.RunError` (one line per problem, no traceback) before any resource is registered.
     """
@@ -44,7 +45,7 @@ def load() -> Settings:
         raise pulumi.RunError(str(error)) from error
     for warning in warnings:
         pulumi.log.warn(warning)
-    return settings
+    return settings.at(now)
 
 
 def cluster_access() -> tuple[str | None, str | None]:

@@ -5,13 +5,14 @@ Refuses what the transition rules forbid, finds hand edits, and says in which or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pulumi
 
-from core import plan, record
+from core import capacity, plan, record
 from core.model import Settings
 from live import Live
 from policies import weights
@@ -40,33 +41,38 @@ def recorded() -> dict[str, record.Record]:
     return found
 
 
-def decide(
-    settings: Settings, before: Mapping[str, record.Record], live: Live, now: datetime | None = None
-) -> plan.Transition:
-    """The transition from `before` to `settings`.
+def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, now: datetime) -> plan.Transition:
+    """The transition from `before` to `settings`, as they are in force at `now`.
 
     Raises `pulumi.RunError`, one line per refusal, when the rules forbid it.
     """
-    now = now or datetime.now(UTC).replace(microsecond=0)
-    pairs = {name: (_route(before.get(name)), record.wanted(name, settings)) for name in settings.services}
+    pairs = {}
+    for name in settings.services:
+        old = before[name].route if name in before else None
+        pairs[name] = old, record.wanted(name, settings, old)
     _refuse_other_cluster(before, live)
-    _refuse_forbidden(settings, pairs, live, now)
+    for name in _excepted(settings, pairs, live, now):
+        old, new = pairs[name]
+        kept = tuple(image for image in new.rejected if not weights.rejection(_canary(settings, name), [image]))
+        pairs[name] = old, replace(new, rejected=kept)
     notes, rule_notes = {}, {}
     for name, (old, new) in pairs.items():
         entry = before.get(name)
-        repairs = rule_repairs = 0
-        cluster = live.cluster
-        if entry is not None:
-            repairs = _repairs("VirtualService", name, entry.written, live.routes)
-            rule_repairs = _repairs("DestinationRule", name, entry.rule, live.rules)
-            cluster = live.cluster or entry.cluster
-        notes[name] = record.notes(old, new, configured=settings.weight, now=now, cluster=cluster, repairs=repairs)
-        rule_notes[name] = record.repair_note(rule_repairs)
-    return plan.Transition(notes, rule_notes, plan.order(pairs))
+        cluster = live.cluster or (entry.cluster if entry else None)
+        found = record.notes(old, new, configured=settings.weight, now=now, cluster=cluster)
+        notes[name] = found | _mended("VirtualService", name, entry.written if entry else None, live.routes)
+        rule_notes[name] = _mended("DestinationRule", name, entry.rule if entry else None, live.rules)
+    at_least = {
+        name: live.replicas[f"{name}-canary"]
+        for name, pair in pairs.items()
+        if weights.promotes(*pair) and f"{name}-canary" in live.replicas
+    }
+    return plan.Transition(notes, rule_notes, plan.order(pairs), at_least)
 
 
-def _route(entry: record.Record | None) -> weights.Route | None:
-    return None if entry is None else entry.route
+def _canary(settings: Settings, name: str) -> str | None:
+    track = settings.services[name].canary
+    return track.image if track else None
 
 
 def _refuse_other_cluster(before: Mapping[str, record.Record], live: Live) -> None:
@@ -78,38 +84,55 @@ def _refuse_other_cluster(before: Mapping[str, record.Record], live: Live) -> No
             )
 
 
-def _refuse_forbidden(
+def _excepted(
     settings: Settings,
     pairs: Mapping[str, tuple[weights.Route | None, weights.Route]],
     live: Live,
     now: datetime,
-) -> None:
+) -> Sequence[str]:
+    """Services whose change only the override lets pass; raises where it does not."""
     lines: list[str] = []
     broken: dict[str, tuple[int, int]] = {}
+    override = settings.override.rule() if settings.override else None
+    window = settings.windows.obstacle(now)
     for name, (old, new) in pairs.items():
         deployed = old is not None and old.canary is not None and old.canary == new.canary
-        ready = live.ready.get(f"{name}-canary") if deployed else None
-        if found := weights.refusals(old, new, now=now, hold=settings.hold, canary_ready=ready):
+        found = weights.refusals(
+            old,
+            new,
+            now=now,
+            hold=settings.hold,
+            canary_ready=live.ready.get(f"{name}-canary") if deployed else None,
+            obstacles=[
+                obstacle
+                for obstacle in (
+                    window,
+                    capacity.shortage(settings, name, live.replicas.get(f"{name}-stable")),
+                    weights.rejection(_canary(settings, name), [*new.rejected, *settings.rejected]),
+                )
+                if obstacle
+            ],
+        )
+        if found:
             broken[name] = (0 if old is None else old.weight, new.weight)
-            lines.append(weights.refusal_text(name, found, *broken[name]))
+            lines.append(weights.refusal_text(name, found, *broken[name], override, now))
     if not lines:
-        return
-    override = settings.override.rule() if settings.override else None
+        return ()
     if override is None or not weights.covered(override, broken, now):
         raise pulumi.RunError("\n".join(lines))
     for line in lines:
         pulumi.log.warn(f"allowed by canary:override ({override.reason}): {line}")
+    return list(broken)
 
 
-def _repairs(kind: str, name: str, written: record.Written | None, live: Mapping[str, Any] | None) -> int:
-    """The counter to write: one more than before when the live object is not what was written last."""
+def _mended(kind: str, name: str, written: record.Written | None, live: Mapping[str, Any] | None) -> dict[str, str]:
+    """The counters to write: one of them higher than before when the live object is not what was written last."""
     if written is None:
-        return 0
+        return record.Written({}, 0).notes
     if live is None or live.get(name) == written.spec:
-        return written.repairs
+        return written.notes
     if name not in live:
-        # An update of an object that is not there fails; the engine has to learn first that it is gone.
-        pulumi.log.warn(f"{kind} {name} is gone from the cluster; `pulumi refresh`, then `pulumi up` writes it again")
-        return written.repairs
+        pulumi.log.warn(f"{kind} {name} is gone from the cluster; this update makes it again")
+        return replace(written, restored=written.restored + 1).notes
     pulumi.log.warn(f"{kind} {name} was edited by hand; this update writes it again")
-    return written.repairs + 1
+    return replace(written, repairs=written.repairs + 1).notes

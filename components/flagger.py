@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi import CustomTimeouts, Output, ResourceOptions
+from pulumi import CustomTimeouts, ErrorHook, Output, ResourceHookBinding, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.apps.v1 import Deployment
 from pulumi_kubernetes.helm.v3 import Release
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs
-from components.objects import CoreObject
+from components.objects import CoreObject, declare_content
 from components.traffic import PublicGateway, PublicGatewayArgs
-from core import canaries, specs
+from core import canaries, specs, workload
 from core.model import Settings
 
 
@@ -26,6 +26,7 @@ class FlaggerInstallArgs:
     settings: Settings
     space: pulumi.Resource
     mesh: Sequence[pulumi.Resource]
+    on_error: Sequence[ErrorHook] = ()
 
 
 class FlaggerInstall(pulumi.ComponentResource):
@@ -61,6 +62,7 @@ class FlaggerInstall(pulumi.ComponentResource):
                     parent=self,
                     depends_on=[*after, *args.mesh],
                     custom_timeouts=CustomTimeouts(create=f"{flagger.timeout}s", update=f"{flagger.timeout}s"),
+                    hooks=ResourceHookBinding(on_error=list(args.on_error)),
                 ),
             )
 
@@ -87,19 +89,33 @@ class FlaggedService(pulumi.ComponentResource):
     canary: CustomResource
 
     def __init__(self, name: str, args: FlaggedServiceArgs, opts: ResourceOptions | None = None) -> None:
-        settings = args.settings
+        settings, space = args.settings, [args.namespace]
         super().__init__("canary:index:FlaggedService", name, {"service": name}, opts)
         metadata: Any = {"name": name, "namespace": settings.namespace, "labels": specs.labels(name)}
-        spec: Any = canaries.deployment_spec(name, settings)
-        limit = CustomTimeouts(create=f"{settings.ready_timeout}s", update=f"{settings.ready_timeout}s")
+        account = CoreObject("ServiceAccount", name, **workload.account(settings, name), parent=self, depends_on=space)
+        read = [
+            declare_content(content, name, settings.namespace, self, space)
+            for content in workload.contents(settings, name, "stable")
+        ]
+        limits = {
+            "autoscaling/v2:HorizontalPodAutoscaler": canaries.autoscaler_spec(settings, name),
+            "policy/v1:PodDisruptionBudget": canaries.disruption_spec(settings, name),
+        }
+        declared = [
+            CoreObject(kind, name, metadata=metadata, spec=limit, parent=self, depends_on=space)
+            for kind, limit in limits.items()
+            if limit is not None
+        ]
+        spec: Any = canaries.deployment_spec(settings, name)
+        patience = CustomTimeouts(create=f"{settings.ready_timeout}s", update=f"{settings.ready_timeout}s")
         self.deployment = Deployment(
             name,
             metadata=metadata,
             spec=spec,
             opts=ResourceOptions(
                 parent=self,
-                depends_on=[args.namespace],
-                custom_timeouts=limit,
+                depends_on=[account, *read],
+                custom_timeouts=patience,
                 # After the first deployment Flagger scales it: to zero at rest, and up for an analysis.
                 ignore_changes=["spec.replicas"],
             ),
@@ -109,18 +125,19 @@ class FlaggedService(pulumi.ComponentResource):
             api_version=canaries.API_VERSION,
             kind="Canary",
             metadata=metadata,
-            spec=canaries.canary_spec(name, settings),
-            opts=ResourceOptions(parent=self, depends_on=[self.deployment, *args.after]),
+            spec=canaries.canary_spec(settings, name),
+            opts=ResourceOptions(parent=self, depends_on=[self.deployment, *declared, *args.after]),
         )
         self.register_outputs({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlaggerTrainArgs:
-    """`mesh` is what Istio's objects depend on."""
+    """`mesh` is what Istio's objects depend on; `on_error` may tell why a release or a door does not get ready."""
 
     settings: Settings
     mesh: Sequence[pulumi.Resource]
+    on_error: Sequence[ErrorHook] = ()
 
 
 class FlaggerTrain(pulumi.ComponentResource):
@@ -132,13 +149,13 @@ class FlaggerTrain(pulumi.ComponentResource):
         settings, inside = args.settings, ResourceOptions(parent=self)
         super().__init__("canary:index:FlaggerTrain", name, {"namespace": settings.namespace}, opts)
         space = AmbientNamespace(
-            settings.namespace, AmbientNamespaceArgs(namespace=settings.namespace, mesh=args.mesh), inside
+            settings.namespace, AmbientNamespaceArgs(settings=settings, mesh=args.mesh, on_error=args.on_error), inside
         )
         after: list[pulumi.Resource] = [space]
         if settings.public_hosts:
             after.append(PublicGateway("public", PublicGatewayArgs(settings=settings, mesh=args.mesh), inside))
         if settings.flagger.install:
-            install = FlaggerInstallArgs(settings=settings, space=space, mesh=args.mesh)
+            install = FlaggerInstallArgs(settings=settings, space=space, mesh=args.mesh, on_error=args.on_error)
             after.append(FlaggerInstall("flagger", install, inside))
         queries = [
             CustomResource(

@@ -6,22 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
-from pulumi import CustomTimeouts, ResourceOptions
+from pulumi import CustomTimeouts, ErrorHook, ResourceHookBinding, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.helm.v3 import Release
 
-from components.objects import CoreObject
+from components.objects import CoreObject, declare_content
 from core import routes, specs
 from core.model import Settings
+from core.workload import Content
 
 SYSTEM = "istio-system"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AmbientMeshArgs:
-    """`settings.istio` says which version and from where; `settings.gateway` how the public door is run."""
+    """`settings.istio` says which version and from where; `settings.gateway` how the public door is run.
+
+    `on_error` is called when one of them does not get ready, and may tell why.
+    """
 
     settings: Settings
+    on_error: Sequence[ErrorHook] = ()
 
 
 class AmbientMesh(pulumi.ComponentResource):
@@ -57,6 +62,7 @@ class AmbientMesh(pulumi.ComponentResource):
                     parent=self,
                     depends_on=[spaces[space], *after],
                     custom_timeouts=CustomTimeouts(create=f"{istio.timeout}s", update=f"{istio.timeout}s"),
+                    hooks=ResourceHookBinding(on_error=list(args.on_error)),
                 ),
             )
 
@@ -72,10 +78,14 @@ class AmbientMesh(pulumi.ComponentResource):
 
 @dataclass(frozen=True, kw_only=True)
 class AmbientNamespaceArgs:
-    """The namespace of the services; `mesh` is what has to run before a waypoint can."""
+    """`settings` name the namespace of the services; `mesh` is what has to run before a waypoint can.
 
-    namespace: str
+    `on_error` is called when the waypoint does not get ready, and may tell why.
+    """
+
+    settings: Settings
     mesh: Sequence[pulumi.Resource]
+    on_error: Sequence[ErrorHook] = ()
 
 
 class AmbientNamespace(pulumi.ComponentResource):
@@ -85,22 +95,33 @@ class AmbientNamespace(pulumi.ComponentResource):
     waypoint: CustomResource
 
     def __init__(self, name: str, args: AmbientNamespaceArgs, opts: ResourceOptions | None = None) -> None:
-        super().__init__("canary:index:AmbientNamespace", name, {"namespace": args.namespace}, opts)
+        settings, namespace = args.settings, args.settings.namespace
+        super().__init__("canary:index:AmbientNamespace", name, {"namespace": namespace}, opts)
         labels = {specs.AMBIENT_LABEL: "ambient", specs.WAYPOINT_LABEL: routes.WAYPOINT}
         self.namespace = CoreObject(
-            "Namespace", f"{name}-namespace", metadata={"name": args.namespace, "labels": labels}, parent=self
+            "Namespace", f"{name}-namespace", metadata={"name": namespace, "labels": labels}, parent=self
         )
+        parameters = []
+        if overlays := specs.waypoint_parameters(settings):
+            content = Content("ConfigMap", routes.WAYPOINT, overlays)
+            parameters = [declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])]
+        patience = CustomTimeouts(create=f"{settings.istio.timeout}s", update=f"{settings.istio.timeout}s")
         self.waypoint = CustomResource(
             f"{name}-waypoint",
             api_version="gateway.networking.k8s.io/v1",
             kind="Gateway",
             metadata={
                 "name": routes.WAYPOINT,
-                "namespace": args.namespace,
+                "namespace": namespace,
                 "labels": {"istio.io/waypoint-for": "service"},
                 "annotations": {"pulumi.com/waitFor": "condition=Programmed"},
             },
-            spec=specs.waypoint_spec(),
-            opts=ResourceOptions(parent=self, depends_on=[self.namespace, *args.mesh]),
+            spec=specs.waypoint_spec(content.name if parameters else None),
+            opts=ResourceOptions(
+                parent=self,
+                depends_on=[self.namespace, *parameters, *args.mesh],
+                custom_timeouts=patience,
+                hooks=ResourceHookBinding(on_error=list(args.on_error)),
+            ),
         )
         self.register_outputs({})

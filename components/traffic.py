@@ -11,9 +11,10 @@ from pulumi import ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.objects import CoreObject
-from core import routes, specs
+from core import record, routes, specs
 from core.model import Settings
 
+RESTORED = f'metadata.annotations["{record.RESTORED}"]'
 API_VERSION = "networking.istio.io/v1"
 
 
@@ -74,6 +75,8 @@ class Traffic(pulumi.ComponentResource):
         unawaited = metadata({"pulumi.com/skipAwait": "true"}) | {"labels": specs.labels(name)}
         # The rule and the route have one writer, and what somebody else wrote there does not stop an update.
         forced = {"pulumi.com/patchForce": "true"}
+        # An update of an object that somebody deleted fails; to replace it is to make it again.
+        again: Any = {"replace_on_changes": [RESTORED], "delete_before_replace": True}
         self.service = CoreObject(
             "Service",
             name,
@@ -88,7 +91,7 @@ class Traffic(pulumi.ComponentResource):
             kind="DestinationRule",
             metadata=metadata({**forced, **args.rule_notes}),
             spec=routes.destination_rule_spec(name, namespace),
-            opts=ResourceOptions(parent=self, depends_on=[args.namespace, *args.mesh]),
+            opts=ResourceOptions(parent=self, depends_on=[args.namespace, *args.mesh], **again),
         )
         self.route = CustomResource(
             f"{name}-vs",
@@ -96,6 +99,6 @@ class Traffic(pulumi.ComponentResource):
             kind="VirtualService",
             metadata=metadata({**forced, **args.notes}),
             spec=routes.virtual_service_spec(name, args.settings),
-            opts=ResourceOptions(parent=self, depends_on=[self.service, self.rule, *args.mesh, *args.after]),
+            opts=ResourceOptions(parent=self, depends_on=[self.service, self.rule, *args.mesh, *args.after], **again),
         )
         self.register_outputs({})

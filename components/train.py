@@ -7,23 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi import Output, ResourceOptions
+from pulumi import ErrorHook, Output, ResourceOptions
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs
+from components.objects import CoreObject
 from components.traffic import PublicGateway, PublicGatewayArgs, Traffic, TrafficArgs
 from components.workload import Workload, WorkloadArgs
-from core import outputs
+from core import outputs, workload
 from core.model import Settings
 from core.plan import Transition
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseTrainArgs:
-    """`mesh` is what traffic objects depend on: writing them, and deleting them, needs a running control plane."""
+    """`mesh` is what traffic objects depend on: writing them, and deleting them, needs a running control plane.
+
+    `on_error` is called when a door does not get ready, and may tell why.
+    """
 
     settings: Settings
     transition: Transition
     mesh: Sequence[pulumi.Resource]
+    on_error: Sequence[ErrorHook] = ()
 
 
 class ReleaseTrain(pulumi.ComponentResource):
@@ -41,25 +46,38 @@ class ReleaseTrain(pulumi.ComponentResource):
         inside = ResourceOptions(parent=self)
         self.workloads, self.traffic = {}, {}
         space = AmbientNamespace(
-            settings.namespace, AmbientNamespaceArgs(namespace=settings.namespace, mesh=args.mesh), inside
+            settings.namespace, AmbientNamespaceArgs(settings=settings, mesh=args.mesh, on_error=args.on_error), inside
         )
         doors: list[pulumi.Resource] = [space]
         if settings.public_hosts:
             doors.append(PublicGateway("public", PublicGatewayArgs(settings=settings, mesh=args.mesh), inside))
 
         def declare(service: str, version: str, after: Sequence[pulumi.Resource]) -> None:
-            track = dict(settings.services[service].tracks()).get(version)
-            if track is not None:
-                self.workloads[service, version] = Workload(
-                    f"{service}-{version}",
-                    WorkloadArgs(settings=settings, service=service, version=version, track=track, after=after),
-                    inside,
+            if version in dict(settings.services[service].tracks()):
+                least = args.transition.at_least.get(service, 0) if version == "stable" else 0
+                wanted = WorkloadArgs(
+                    settings=settings,
+                    service=service,
+                    version=version,
+                    at_least=least,
+                    after=[space.namespace, accounts[service], *after],
                 )
+                self.workloads[service, version] = Workload(f"{service}-{version}", wanted, inside)
 
+        accounts = {
+            service: CoreObject(
+                "ServiceAccount",
+                service,
+                **workload.account(settings, service),
+                parent=self,
+                depends_on=[space.namespace],
+            )
+            for service in settings.services
+        }
         tracks = [(service, version) for service in settings.services for version in ("stable", "canary")]
         for service, version in tracks:
             if version not in order[service].waiting:
-                declare(service, version, [space.namespace])
+                declare(service, version, [])
         for service in settings.services:
             ready = [self.workloads[one].deployment for one in sorted(order[service].after)]
             self.traffic[service] = Traffic(
@@ -76,7 +94,7 @@ class ReleaseTrain(pulumi.ComponentResource):
             )
         for service, version in tracks:
             if version in order[service].waiting:
-                declare(service, version, [space.namespace, self.traffic[service].route])
+                declare(service, version, [self.traffic[service].route])
         self.register_outputs({})
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from core import routes, specs
+from core import routes, workload
 from core.flagger import Analysis
 from core.model import Service, Settings
 
@@ -49,9 +49,6 @@ def problems(settings: Settings) -> Iterator[Found]:
         if service.rules:
             text = "would need a route of ours, and strategy flagger leaves all routes to Flagger; drop the rules"
             yield (*at, "rules"), [rule.name for rule in service.rules], text
-        if dict(service.tracks())["stable"].autoscale is not None:
-            text = "is not supported with strategy flagger; set replicas"
-            yield (*at, "autoscale"), "settings", text
 
 
 def chart_values(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -84,13 +81,26 @@ def metric_templates(settings: Settings) -> dict[str, dict[str, Any]]:
     return {name: {"provider": provider, "query": query} for name, query in queries.items()}
 
 
-def deployment_spec(name: str, settings: Settings) -> dict[str, Any]:
-    """Flagger's target.  Its pods carry no version: which of the two they are is in the label `app`."""
-    service = settings.services[name]
-    track = service.resolved(service.stable)
-    found: dict[str, Any] = _unversioned(specs.deployment_spec(name, "stable", track, settings.ready_timeout))
-    # Flagger gives the primary the first of its known labels, and selectors by anything else would match both.
-    return found | {"selector": {"matchLabels": {"app": name}}}
+def deployment_spec(settings: Settings, name: str) -> dict[str, Any]:
+    """Flagger's target.  Its pods carry no version: whether they are the primary's is in the label `app`."""
+    # Flagger changes the first of its known labels for the primary; a selector with others could match both.
+    return _unversioned(workload.deployment_spec(settings, name, "stable"))  # type: ignore[no-any-return]
+
+
+def autoscaler_spec(settings: Settings, name: str) -> dict[str, Any] | None:
+    """The target's; Flagger makes the primary's like it, and this one rests while the target has no pods."""
+    found = workload.autoscaler_spec(settings, name, "stable")
+    return found and found | {"scaleTargetRef": _target(name)}
+
+
+def disruption_spec(settings: Settings, name: str) -> dict[str, Any] | None:
+    """The primary's, which Flagger leaves to us."""
+    found = workload.disruption_spec(settings, name, "stable")
+    return found and found | {"selector": {"matchLabels": {"app": f"{name}-primary"}}}
+
+
+def _target(name: str) -> dict[str, Any]:
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
 
 
 def _unversioned(value: Any) -> Any:
@@ -105,16 +115,20 @@ def _unversioned(value: Any) -> Any:
     return found
 
 
-def canary_spec(name: str, settings: Settings) -> dict[str, Any]:
+def canary_spec(settings: Settings, name: str) -> dict[str, Any]:
     """The rollout of one service."""
     service = settings.services[name]
-    return {
+    found = {
         "provider": "istio",
-        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+        "targetRef": _target(name),
         "progressDeadlineSeconds": settings.ready_timeout,
         "service": _service(service),
         "analysis": _analysis(service.flagger or Analysis(), settings.namespace),
     }
+    if autoscaler_spec(settings, name) is not None:
+        kind = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler"}
+        found["autoscalerRef"] = {**kind, "name": name}
+    return found
 
 
 def _service(service: Service) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from core import canaries, matches
+from core import canaries, matches, replicas
 from core.fields import Model
 from core.model import Service, Settings
 from policies import weights
@@ -61,14 +61,19 @@ def parse(raw: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     warnings: list[str] = []
     while True:
         settings, problems = _attempt(data)
-        if settings is not None:
+        if settings is not None and not problems:
             return settings, warnings
         cuts = [problem.prune for problem in problems]
         if not _is_down(raw) or None in cuts:
             raise SettingsError(sorted({problem.line() for problem in problems}))
-        warnings += [f"ignored, because nobody is sent to canary by weight: {problem.line()}" for problem in problems]
-        for cut in {cut for cut in cuts if cut is not None}:
-            _remove(data, cut)
+        left_out = [_remove(data, cut) for cut in {cut for cut in cuts if cut is not None}]
+        if any(left_out):
+            lines = [problem.line() for problem in problems]
+            warnings += [f"ignored, because nobody is sent to canary by weight: {line}" for line in lines]
+        elif settings is not None:
+            return settings, warnings  # what is still wrong is a default, and was named before
+        else:
+            raise SettingsError(sorted({problem.line() for problem in problems}))
 
 
 def _attempt(data: dict[str, Any]) -> tuple[Settings | None, list[Problem]]:
@@ -76,8 +81,7 @@ def _attempt(data: dict[str, Any]) -> tuple[Settings | None, list[Problem]]:
         settings = Settings.model_validate(data)
     except ValidationError as error:
         return None, [_from_pydantic(data, item) for item in error.errors(include_url=False)]
-    problems = list(_cross_check(settings))
-    return (None, problems) if problems else (settings, [])
+    return settings, list(_cross_check(settings))
 
 
 def _is_down(raw: Mapping[str, Any]) -> bool:
@@ -88,18 +92,19 @@ def _is_down(raw: Mapping[str, Any]) -> bool:
 def _prunable(path: Sequence[str | int]) -> tuple[str | int, ...] | None:
     """The part that may be left out without changing the stable route, if `path` lies in one."""
     match list(path):
-        case ["weight" | "steps" | "override" | "hold", *_]:
+        case ["weight" | "steps" | "override" | "hold" | "gate" | "windows" | "rejected" | "alerts", *_]:
             return (path[0],)
         case ["services", service, "canary" | "rules" as part, *_]:
             return ("services", service, part)
     return None
 
 
-def _remove(data: dict[str, Any], path: Sequence[str | int]) -> None:
+def _remove(data: dict[str, Any], path: Sequence[str | int]) -> bool:
+    """True when there was something to leave out."""
     at: Any = data
     for part in path[:-1]:
-        at = at[part]
-    at.pop(path[-1], None)
+        at = at.get(part, {})
+    return at.pop(path[-1], None) is not None
 
 
 def _from_pydantic(data: Mapping[str, Any], error: Any) -> Problem:
@@ -173,6 +178,10 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
         )
     for path, value, text in canaries.problems(settings):
         yield Problem(path, value, text, None)
+    for index, freeze in enumerate(settings.windows.freezes):
+        if freeze.to < freeze.from_:
+            at = ("windows", "freezes", index, "to")
+            yield Problem(at, str(freeze.to), f"ends before it begins ({freeze.from_}); swap the days", ("windows",))
     owner: dict[str, str] = {}
     for name, service in settings.services.items():
         if len(name) > LONGEST_SERVICE:
@@ -192,6 +201,33 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
             text = "is for canary, whose share says how many it needs; give stable a number"
             yield Problem(("services", name, "stable", "replicas"), "auto", text, None)
         yield from _check_rules(name, service)
+        if settings.strategy == "replicas":
+            yield from _check_pods(name, service, settings)
+
+
+def _check_pods(name: str, service: Service, settings: Settings) -> Iterator[Problem]:
+    """Strategy `replicas`: what only a mesh, or a free number of pods, could do."""
+    at = ("services", name)
+    if service.hosts:
+        text = "needs a gateway, and strategy replicas installs none; drop hosts, and lead your ingress to the Service"
+        yield Problem((*at, "hosts"), service.hosts, text, None)
+    if service.rules:
+        text = "need a mesh, and strategy replicas has none; drop the rules, or set canary:strategy to istio"
+        yield Problem((*at, "rules"), [rule.name for rule in service.rules], text, (*at, "rules"))
+    for version, track in service.tracks():
+        if track.autoscale is not None:
+            text = "would change the share, which strategy replicas makes of the numbers of pods; drop it"
+            yield Problem((*at, version, "autoscale"), track.autoscale.min, text, None)
+    for version, own in (("stable", service.stable), ("canary", service.canary)):
+        if own is not None and own.replicas is not None:
+            text = f"follows from canary:weight and services.{name}.replicas, the pods of both tracks; drop it"
+            prune = (*at, "canary", "replicas") if version == "canary" else None
+            yield Problem((*at, version, "replicas"), own.replicas, text, prune)
+    if service.canary is not None:
+        for weight in {settings.effective_weight, *(rung.weight for rung in settings.steps)}:
+            if unmet := replicas.problem(weight, service.replicas):
+                key = ("weight",) if weight == settings.effective_weight else ("steps",)
+                yield Problem(key, weight, unmet, key)
 
 
 def _check_rules(name: str, service: Service) -> Iterator[Problem]:

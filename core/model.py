@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from core import matches
 from core.fields import (
@@ -33,7 +34,7 @@ from core.fields import (
     Window,
 )
 from core.flagger import Analysis, Flagger
-from policies import weights
+from policies import weights, windows
 
 
 class Probe(Model):
@@ -207,6 +208,11 @@ class Windows(Model):
     serve: Window | None = None
     freezes: list[Freeze] = Field(default_factory=list)
 
+    def obstacle(self, now: datetime) -> str | None:
+        """Why nothing may rise at `now`, and when it may; None when it may."""
+        days = [windows.Freeze(freeze.from_, freeze.to, freeze.why) for freeze in self.freezes]
+        return windows.obstacle(self.raise_, days, now)
+
 
 class Alerts(Model):
     """Alert rules, dashboard and Alertmanager's route: as ConfigMaps, or as objects of the Prometheus operator."""
@@ -261,11 +267,23 @@ class Settings(Model):
     flagger: Flagger = Flagger()
     ready_timeout: Seconds = 300
     override: Override | None = None
+    _serving: bool = PrivateAttr(default=True)
+
+    def at(self, now: datetime) -> Settings:
+        """These settings as they are in force at `now`: outside `windows.serve` the percentage goes to stable."""
+        found = self.model_copy()
+        found._serving = windows.is_open(self.windows.serve, now)
+        return found
+
+    @property
+    def serving(self) -> bool:
+        """False outside `windows.serve`."""
+        return self._serving
 
     @property
     def effective_weight(self) -> int:
-        """What the percentage is worth: 0 while halted."""
-        return 0 if self.halted else self.weight
+        """What the percentage is worth: 0 while halted, and outside `windows.serve` (see `at`)."""
+        return self.weight if self.serving and not self.halted else 0
 
     def secrets(self, track: Track) -> dict[str, str]:
         """Environment variables of a resolved track whose values are secret."""

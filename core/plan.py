@@ -7,7 +7,7 @@ new), and for stable only when stable's template changes, so that nothing unread
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from policies import weights
 
@@ -48,8 +48,12 @@ def order(pairs: Mapping[str, tuple[weights.Route | None, weights.Route]]) -> di
 
 @dataclass(frozen=True)
 class Transition:
-    """What one update writes besides the settings: per service the record for its route and its rule, and the order."""
+    """What one update writes besides the settings: per service the record for its route and its rule, and the order.
+
+    `at_least` is, by service, how many pods stable needs in this update at the least, to carry what canary carries.
+    """
 
     notes: Mapping[str, Mapping[str, str]]
     rule_notes: Mapping[str, Mapping[str, str]]
     order: Mapping[str, Order]
+    at_least: Mapping[str, int] = field(default_factory=dict)

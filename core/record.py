@@ -8,7 +8,7 @@ cluster.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,14 +17,24 @@ from core.model import Settings
 from policies import weights
 
 PREFIX = "canary/"
+REPAIRS = f"{PREFIX}repairs"
+RESTORED = f"{PREFIX}restored"
 
 
 @dataclass(frozen=True)
 class Written:
-    """An object as last written: its spec, and how often a hand edit of it was taken back."""
+    """An object as last written: its spec, how often a hand edit of it was taken back, and how often it was made
+    again after somebody had deleted it."""
 
     spec: Mapping[str, Any]
     repairs: int
+    restored: int = 0
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """The annotations by which the engine sees that a hand edit, or a deletion, has to be taken back."""
+        found = {REPAIRS: str(self.repairs)}
+        return found | ({RESTORED: str(self.restored)} if self.restored else {})
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,8 @@ def _notes(inputs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _written(inputs: Mapping[str, Any]) -> Written:
-    return Written(inputs["spec"], _number(_notes(inputs).get("repairs", ""), 0))
+    found = _notes(inputs)
+    return Written(inputs["spec"], _number(found.get("repairs", ""), 0), _number(found.get("restored", ""), 0))
 
 
 def canary_share(spec: Mapping[str, Any]) -> int:
@@ -99,6 +110,8 @@ def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any]
         opened=opened,
         shielded=shielded,
         since=_moment(found.get("since", "")),
+        reached=_number(found.get("reached", ""), 0),
+        rejected=tuple(filter(None, found.get("rejected", "").split(","))),
     )
     rule = _written(destination_rule) if destination_rule else None
     return Record(
@@ -110,11 +123,13 @@ def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any]
     )
 
 
-def wanted(name: str, settings: Settings) -> weights.Route:
-    """The route that the settings ask for."""
+def wanted(name: str, settings: Settings, old: weights.Route | None = None) -> weights.Route:
+    """The route that the settings ask for after `old`, what is remembered of which goes on."""
     service = settings.services[name]
     opened, shielded = routes.exposure(routes.virtual_service_spec(name, settings)["http"])
-    return weights.Route(
+    own = {weights.repository(track.image) for _, track in service.tracks()}
+    listed = [image for image in settings.rejected if weights.repository(image) in own]
+    route = weights.Route(
         weight=settings.effective_weight if service.canary is not None else 0,
         stable=settings.fingerprint(name, "stable") or "",
         canary=settings.fingerprint(name, "canary"),
@@ -123,7 +138,10 @@ def wanted(name: str, settings: Settings) -> weights.Route:
         steps=settings.ladder,
         opened=opened,
         shielded=shielded,
+        rejected=weights.remembered(old.rejected if old else (), listed),
     )
+    closed = service.canary is not None and not settings.serving and not settings.halted
+    return replace(route, reached=min(settings.weight, weights.reach(old, route)) if closed else 0)
 
 
 def notes(
@@ -133,7 +151,6 @@ def notes(
     configured: int,
     now: datetime,
     cluster: str | None,
-    repairs: int,
 ) -> dict[str, str]:
     """The record to write with `new`; `configured` is the weight of the settings, which `halted` makes void."""
     found = {
@@ -146,11 +163,9 @@ def notes(
         "steps": weights.ladder_text(new.steps),
         "since": weights.stamp(weights.since(old, new, now)),
         "cluster": cluster or "",
-        "repairs": str(repairs),
     }
+    if new.reached:
+        found["reached"] = str(new.reached)
+    if new.rejected:
+        found["rejected"] = ",".join(new.rejected)
     return {f"{PREFIX}{key}": value for key, value in found.items()}
-
-
-def repair_note(repairs: int) -> dict[str, str]:
-    """The annotation by which the engine sees that a hand edit has to be taken back."""
-    return {f"{PREFIX}repairs": str(repairs)}

@@ -1,17 +1,19 @@
-"""Deployments, Service, waypoint and Helm values as plain data, as `kubectl get -o yaml` shows them."""
+"""Service, waypoint and Helm values as plain data, as `kubectl get -o yaml` shows them."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from core import routes
-from core.model import Service, Settings, Track
+from core.model import Service, Settings
 
 WAYPOINT_LABEL = "istio.io/use-waypoint"
 AMBIENT_LABEL = "istio.io/dataplane-mode"
 
-SHUTDOWN_SECONDS = 25
-"""What a pod gets after its drain to finish what it has begun; with the default drain Kubernetes' own 30 s."""
+DISRUPTION = {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
+"""How many pods may be moved at once.  Unlike a least number of ready ones it never keeps a node from being drained;
+and pods that serve nobody, such as a broken canary's, may go at any time."""
 
 
 def labels(service: str) -> dict[str, str]:
@@ -24,64 +26,50 @@ def labels(service: str) -> dict[str, str]:
     }
 
 
-def deployment_spec(name: str, version: str, track: Track, ready_timeout: int) -> dict[str, Any]:
-    """One track.  `version` is `stable` or `canary`: what the subsets of the DestinationRule select."""
-    own = labels(name) | {"version": version}
-    drain = track.drain or 0
-    container: dict[str, Any] = {
-        "name": name,
-        "image": track.image,
-        "ports": [{"name": "http", "containerPort": track.target_port}],
-        "readinessProbe": _probe(track, failures=1),
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }
-    if track.env:
-        container["env"] = [{"name": key, "value": value} for key, value in sorted(track.env.items())]
-    if track.probe is not None:
-        container["livenessProbe"] = _probe(track, failures=5)
-    if track.resources:
-        container["resources"] = track.resources
-    if drain:
-        # Endpoints leave the proxies a moment after a pod is told to stop; it must answer until then.
-        container["lifecycle"] = {"preStop": {"sleep": {"seconds": drain}}}
-    return {
-        "replicas": track.replicas,
-        "progressDeadlineSeconds": ready_timeout,
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"}},
-        "selector": {"matchLabels": {"app": name, "version": version}},
-        "template": {
-            "metadata": {"labels": own},
-            "spec": {
-                "automountServiceAccountToken": False,
-                "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-                "terminationGracePeriodSeconds": drain + SHUTDOWN_SECONDS,
-                "containers": [container],
-            },
-        },
-    }
-
-
-def _probe(track: Track, failures: int) -> dict[str, Any]:
-    period = 2 if track.probe is None else track.probe.period_seconds
-    if track.probe is None:
-        how: dict[str, Any] = {"tcpSocket": {"port": track.target_port}}
-    else:
-        how = {"httpGet": {"path": track.probe.path, "port": track.target_port}}
-    return how | {"periodSeconds": period, "failureThreshold": failures}
-
-
 def service_spec(name: str, service: Service) -> dict[str, Any]:
     """One Service over both tracks: the selector must not name a version."""
-    port = {"name": "http", "port": service.port, "targetPort": service.target_port, "appProtocol": "http"}
-    return {"selector": {"app": name}, "ports": [port]}
+    port = {"name": service.protocol, "port": service.port, "targetPort": service.target_port}
+    return {"selector": {"app": name}, "ports": [port | {"appProtocol": service.protocol}]}
 
 
-def waypoint_spec() -> dict[str, Any]:
-    """The proxy that routes calls from inside the mesh; without it ztunnel knows no weights."""
-    return {
+def spread(selector: dict[str, str]) -> list[dict[str, Any]]:
+    """Pods over nodes and zones, as far as there is room; those that a rollout is about to take away do not count."""
+    keys = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    how = {"whenUnsatisfiable": "ScheduleAnyway", "matchLabelKeys": ["pod-template-hash"]}
+    return [{"maxSkew": 1, "topologyKey": key, **how, "labelSelector": {"matchLabels": selector}} for key in keys]
+
+
+def waypoint_spec(parameters: str | None) -> dict[str, Any]:
+    """The proxy that routes calls from inside the mesh; without it ztunnel knows no weights.
+
+    `parameters` names the ConfigMap of `waypoint_parameters`.
+    """
+    found: dict[str, Any] = {
         "gatewayClassName": "istio-waypoint",
         "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
     }
+    if parameters is not None:
+        found["infrastructure"] = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": parameters}}
+    return found
+
+
+def waypoint_parameters(settings: Settings) -> dict[str, str]:
+    """What istiod lays over the objects that it makes for the waypoint; nothing where one pod is enough."""
+    least = settings.waypoint.replicas
+    if least == 1:
+        return {}
+    pods = {"topologySpreadConstraints": spread({"gateway.networking.k8s.io/gateway-name": routes.WAYPOINT})}
+    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
+    overlays: dict[str, Any] = {
+        "deployment": {"template": {"spec": pods}},
+        "horizontalPodAutoscaler": _bounds(least) | {"metrics": [{"type": "Resource", "resource": cpu}]},
+        "podDisruptionBudget": DISRUPTION,
+    }
+    return {kind: json.dumps({"spec": spec}, sort_keys=True) for kind, spec in overlays.items()}
+
+
+def _bounds(least: int) -> dict[str, int]:
+    return {"minReplicas": least, "maxReplicas": max(5, least)}
 
 
 def chart_values(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -93,7 +81,7 @@ def chart_values(settings: Settings) -> dict[str, dict[str, Any]]:
     if settings.istio.platform is not None:
         ambient["global"] = {"platform": settings.istio.platform}
     fail = {"base": {"validationFailurePolicy": "Fail"}}
-    replicas = settings.gateway.replicas
+    door = routes.INGRESS.removeprefix("istio-")
     return {
         "base": fail | {"defaultRevision": "default"},
         "istiod": ambient | fail | {"meshConfig": {"accessLogFile": "/dev/stdout"}},
@@ -101,7 +89,9 @@ def chart_values(settings: Settings) -> dict[str, dict[str, Any]]:
         "ztunnel": {"istioNamespace": "istio-system"},
         "gateway": {
             "service": {"type": settings.gateway.service_type},
-            "autoscaling": {"minReplicas": replicas, "maxReplicas": max(5, replicas)},
-            "labels": {"istio": routes.INGRESS.removeprefix("istio-")},
+            "autoscaling": _bounds(settings.gateway.replicas),
+            "podDisruptionBudget": DISRUPTION,  # which the chart leaves out where there is one pod
+            "topologySpreadConstraints": spread({"app": routes.INGRESS, "istio": door}),
+            "labels": {"istio": door},
         },
     }

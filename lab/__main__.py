@@ -23,6 +23,10 @@ def _parser() -> argparse.ArgumentParser:
     parts = verbs.add_parser("parts", help="which parts are real, and what stands in for the others")
     parts.add_argument("--json", action="store_true")
     verbs.add_parser("flagger", help="build Flagger and its load tester, and write their charts")
+    secret = verbs.add_parser("tls-secret", help="make a self-signed certificate as a Secret")
+    secret.add_argument("name")
+    secret.add_argument("hosts", nargs="+", metavar="HOST")
+    secret.add_argument("--namespace", default="istio-ingress", help="that of the gateway's pods (%(default)s)")
     load = verbs.add_parser("load", help="send requests and count who served")
     from lab.load import add_arguments  # standard library only: the other verbs do not pay for it
 
@@ -45,6 +49,39 @@ def _exec(command: list[str]) -> int:
         return 126 if isinstance(error, PermissionError) else 127
 
 
+def _tls_secret(name: str, hosts: list[str], space: str) -> int:
+    import asyncio
+
+    from lab import pki
+    from lab.kube import Api, ApiError
+    from lab.paths import LAB
+
+    certificate, key = pki.self_signed(hosts)
+    labels = {"lab.canary/self-signed": "true"}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": space, "labels": labels},
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": certificate, "tls.key": key},
+    }
+
+    async def apply() -> None:
+        async with Api() as api:
+            await api.apply(f"/api/v1/namespaces/{space}/secrets/{name}", manifest)
+
+    namespace.enter(namespace.running())
+    try:
+        asyncio.run(apply())
+    except ApiError as error:
+        raise LabError(f"Secret {space}/{name}: {error}; the namespace comes with the first `pulumi up`") from error
+    path = LAB / "tls" / f"{name}.crt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(certificate)
+    print(f"Secret {space}/{name} for {', '.join(hosts)}, self-signed; clients trust it by {path}")
+    return 0
+
+
 def _parts(as_json: bool) -> int:
     from lab.parts import all_parts
 
@@ -65,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _exec(args.command)
         if args.verb == "parts":
             return _parts(args.json)
+        if args.verb == "tls-secret":
+            return _tls_secret(args.name, args.hosts, args.namespace)
         if args.verb == "load":
             from lab import load
 

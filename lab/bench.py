@@ -19,6 +19,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
+
 from lab import load, namespace
 from lab.parts import all_parts
 from lab.paths import LAB, ROOT
@@ -29,6 +31,8 @@ RUNS = 7
 ROUTE = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices/web"
 CANARY = "/apis/apps/v1/namespaces/shop/deployments/web-canary"
 RATE = 200
+SIZES = (1, 5, 50)
+MANY = "preview by number of services"
 CRASHING = "up to route written, canary crash-looping"
 
 FLOOR = '''"""The least a program can do for a weight step."""
@@ -143,6 +147,35 @@ def past_a_crash(stack: Stack) -> float:
     return seconds
 
 
+def many() -> dict[str, dict[str, float]]:
+    """Preview of the first update of stacks with ever more services: median seconds, and resources, by size.
+
+    Cost per service is what comes on top of a stack with one service, divided by the services on top.
+    """
+    (LAB / "bench").mkdir(parents=True, exist_ok=True)
+    stack = Stack(LAB / "bench" / "many.yaml", "bench-many")
+    found: dict[str, dict[str, float]] = {}
+    for size in SIZES:
+        stack.reset()
+        data = yaml.safe_load(stack.file.read_text())
+        web = data["config"]["canary:services"].pop("web") | {"canary": {"image": "sample-web:2.0"}}
+        for number in range(size):
+            data["config"]["canary:services"][f"web-{number:02}"] = web | {"hosts": [f"web-{number:02}.lab.test"]}
+        stack.file.write_text(yaml.safe_dump(data, sort_keys=False))
+        ensure(stack)
+        previews = [stack.preview("--json").check() for _ in range(3)]
+        steps = json.loads(previews[0].text[previews[0].text.index("{") :])["steps"]
+        found[str(size)] = {"seconds": statistics.median(one.seconds for one in previews), "resources": len(steps)}
+        print(f"  {size} services: {len(steps)} resources, {found[str(size)]['seconds']:.2f} s", flush=True)
+    return found
+
+
+def per_service(found: dict[str, dict[str, float]], size: int) -> float:
+    """Seconds of preview for each service beyond the first."""
+    least = SIZES[0]
+    return (found[str(size)]["seconds"] - found[str(least)]["seconds"]) / (size - least)
+
+
 def main() -> int:
     """Runs everything and writes both files."""
     subprocess.run([sys.executable, "-m", "lab", "up"], cwd=ROOT, check=True)
@@ -153,6 +186,8 @@ def main() -> int:
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "parts": {part.name: "real" if part.real else "stand-in" for part in all_parts()},
     }
+    print("bench: preview of many services", flush=True)
+    results[MANY] = many()
     floor = Floor()
 
     def measure(title: str, stack: Stack, goal: float) -> None:
@@ -231,6 +266,13 @@ def _write(results: dict[str, object]) -> None:
         f"With canary crash-looping and after a refresh, the route is written {results[CRASHING]:.2f} s after it.",
         "",
     ]
+    sizes = results[MANY]
+    assert isinstance(sizes, dict)
+    lines += ["| services | resources | first preview, median s |", "|---|---|---|"]
+    lines += [f"| {size} | {one['resources']} | {one['seconds']:.2f} |" for size, one in sizes.items()]
+    dear, cheap = per_service(sizes, SIZES[2]), per_service(sizes, SIZES[1])
+    lines += ["", f"A service more costs {1000 * dear:.0f} ms at {SIZES[2]} services and {1000 * cheap:.0f} ms at"]
+    lines += [f"{SIZES[1]}: ratio {dear / cheap:.2f} (goal 1.2).", ""]
     parts = results["parts"]
     assert isinstance(parts, dict)
     lines += ["Parts: " + ", ".join(f"{name} ({what})" for name, what in parts.items()) + ".", ""]

@@ -1,7 +1,7 @@
 """Five small Helm charts that leave behind what Istio's own leave, for machines without Istio's charts.
 
-Plain YAML without templating, so that real Helm and the provider stand-in install the same thing; values are accepted
-and ignored. The images name host processes of the lab (see `lab.images`).
+Nearly plain YAML, so that real Helm and the provider stand-in install the same thing. Values are accepted and ignored
+but for the gateway's `autoscaling` and `podDisruptionBudget`. The images name host processes of the lab (`lab.images`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,27 @@ from typing import Any
 VERSION = "1.30.3"
 _PART_OF = {"app.kubernetes.io/part-of": "istio", "app.kubernetes.io/version": VERSION}
 Manifest = dict[str, Any]
+_VALUES = {"gateway": {"autoscaling": {"minReplicas": 1, "maxReplicas": 5}, "podDisruptionBudget": {}}}
+_AUTOSCALER = """apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: istio-ingressgateway}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: istio-ingressgateway}
+  minReplicas: {{ .Values.autoscaling.minReplicas }}
+  maxReplicas: {{ .Values.autoscaling.maxReplicas }}
+  metrics:
+    - type: Resource
+      resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}
+"""
+_BUDGET = """{{- if .Values.podDisruptionBudget }}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: istio-ingressgateway}
+spec:
+  selector: {matchLabels: {app: istio-ingressgateway, istio: ingressgateway}}
+  {{- toYaml .Values.podDisruptionBudget | nindent 2 }}
+{{- end }}
+"""
 
 
 def _meta(name: str, labels: dict[str, str]) -> Manifest:
@@ -51,8 +72,8 @@ def _container(name: str, image: str, ready: tuple[str, int] | None = None, **mo
     return container
 
 
-def manifests() -> dict[str, dict[str, Manifest]]:
-    """Chart → template file → object, for all charts but `base`."""
+def manifests() -> dict[str, dict[str, Manifest | str]]:
+    """Chart → template file → object or text, for all charts but `base`."""
     istiod = {"app": "istiod", "istio": "pilot"}
     gateway = {"app": "istio-ingressgateway", "istio": "ingressgateway"}
     cni = {"k8s-app": "istio-cni-node"}
@@ -62,7 +83,7 @@ def manifests() -> dict[str, dict[str, Manifest]]:
     proxy["ports"] = [{"containerPort": port, "protocol": "TCP"} for port in (80, 443, 15021)]
     control_ports = {"grpc-xds": (15010, 15010), "https-dns": (15012, 15012), "http-monitoring": (15014, 15014)}
     public_ports = {"http2": (80, 80), "https": (443, 443)}
-    rolling = {"replicas": 1, "strategy": {"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": 0}}}
+    rolling = {"strategy": {"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": 0}}}  # replicas: one, or autoscaled
     entry = "istio-ingressgateway"
     return {
         "istiod": {
@@ -82,6 +103,8 @@ def manifests() -> dict[str, dict[str, Manifest]]:
             "serviceaccount": _account(entry, gateway),
             "service": _service(entry, gateway, "LoadBalancer", public_ports),
             "deployment": _workload("Deployment", entry, gateway, proxy, **rolling),
+            "hpa": _AUTOSCALER,
+            "poddisruptionbudget": _BUDGET,
         },
     }
 
@@ -95,14 +118,13 @@ def write(folder: Path, istio_crds: Path) -> None:
         raise ValueError(
             f"{istio_crds} holds no CustomResourceDefinition: it should be Istio's customresourcedefinitions.gen.yaml"
         )
-    templates = {"base": {"crds": crds.replace("{{", '{{ "{{" }}')}}
-    for chart, objects in manifests().items():
-        templates[chart] = {name: yaml.safe_dump(item, sort_keys=False) for name, item in objects.items()}
-    for chart, files in templates.items():
+    charts = {"base": {"crds": crds.replace("{{", '{{ "{{" }}')}} | manifests()
+    for chart, files in charts.items():
         (folder / chart / "templates").mkdir(parents=True, exist_ok=True)
         about = {"apiVersion": "v2", "name": chart, "version": VERSION, "appVersion": VERSION, "type": "application"}
         about["description"] = f"The canary lab's stand-in for Istio's chart {chart}"
         (folder / chart / "Chart.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
-        (folder / chart / "values.yaml").write_text("# Values are accepted and ignored: nothing here is templated.\n")
-        for name, text in files.items():
+        (folder / chart / "values.yaml").write_text(yaml.safe_dump(_VALUES.get(chart, {})))
+        for name, item in files.items():
+            text = item if isinstance(item, str) else yaml.safe_dump(item, sort_keys=False)
             (folder / chart / "templates" / f"{name}.yaml").write_text(text)

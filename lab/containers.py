@@ -28,11 +28,19 @@ Environment = Callable[[Json], Awaitable[dict[str, str]]]
 class ConfigError(Exception):
     """A variable's source is not there, or the lab's node does not support a field of the container."""
 
+    reason = "CreateContainerConfigError"
+
+
+class MountError(ConfigError):
+    """What a volume is made from is not there; kubelet tells that in events only, which the lab does not have."""
+
+    reason = "ContainerCreating"
+
 
 def refuse_unsupported(spec: Json) -> None:
     """What the node would have to ignore stops the container instead."""
     hooks = spec.get("lifecycle") or {}
-    unsupported = [field for field in ("envFrom", "volumeDevices") if spec.get(field)]
+    unsupported = [field for field in ("volumeDevices",) if spec.get(field)]
     unsupported += [f"lifecycle.{hook}" for hook in hooks if hook != "preStop"]
     unsupported += [f"lifecycle.preStop.{kind}" for kind in hooks.get("preStop") or {} if kind != "sleep"]
     for field in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -109,7 +117,7 @@ class Container:
                 environment = await self._environment(self._spec)
                 start = images.start_of(self._pod, self._spec, environment, self._address)
             except (images.PullError, ConfigError) as error:
-                reason = "ImagePullBackOff" if isinstance(error, images.PullError) else "CreateContainerConfigError"
+                reason = error.reason if isinstance(error, ConfigError) else "ImagePullBackOff"
                 self._become({"waiting": {"reason": reason, "message": str(error)}})
                 await self._pause(2)
                 continue

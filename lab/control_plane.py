@@ -20,7 +20,7 @@ READY_SECONDS = 60
 # Those that the lab has a use for. Without the node-lifecycle controller the node needs no heartbeat.
 _CONTROLLERS = (
     "deployment-controller,replicaset-controller,daemonset-controller,statefulset-controller,job-controller,"
-    "disruption-controller,endpointslice-controller,"
+    "disruption-controller,endpointslice-controller,horizontal-pod-autoscaler-controller,"
     "serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,"
     "clusterrole-aggregation-controller,garbage-collector-controller,namespace-controller"
 )
@@ -92,6 +92,7 @@ def controller_manager() -> Command:
         "kubeconfig": LAB / "kubeconfig",
         "bind-address": "127.0.0.1",
         "controllers": _CONTROLLERS,
+        "horizontal-pod-autoscaler-sync-period": "1s",  # no metrics here: it keeps to its limits, and does so soon
         "leader-elect": "false",
         "root-ca-file": pki / "ca.crt",
         "service-account-private-key-file": pki / "service-account.key",
@@ -147,6 +148,9 @@ async def _add_node(api: Api) -> None:
         "conditions": [ready | {"lastHeartbeatTime": now, "lastTransitionTime": now}],
     }
     await api.patch(f"/api/v1/nodes/{NODE}/status", {"status": status})
+    # The API server taints a new node as not ready, and a controller that is not run here would take that back:
+    # with the taint no DaemonSet gets a pod.
+    await api.patch(f"/api/v1/nodes/{NODE}", {"spec": {"taints": None}})
 
 
 def _gateway_api() -> list[Path]:

@@ -18,6 +18,7 @@ from lab.namespace import python_path
 _PAUSED = {"install-cni", "pause"}
 # Real programs, built when first asked for; see `lab.flagger_charts`.
 _FLAGGER = {"flagger", "flagger-loadtester"}
+SAMPLES = {"sample-web": "lab.sample_app", "sample-grpc": "lab.sample_grpc"}
 _VERSION = r"v?\d+(\.\d+)*"
 _SAMPLE_TAG = re.compile(rf"{_VERSION}(-(slow|fail\d{{0,2}}|crash|unready))*")
 _PASSED_ON = re.compile("PATH|HOME|LANG|LC_.*|TMPDIR|KUBECONFIG|VIRTUAL_ENV|LAB_PARTS|LAB_STANDINS|CANARY_CACHE")
@@ -68,10 +69,10 @@ def start_of(pod: Json, container: Json, env: Mapping[str, str], address: str) -
     }
     command = [str(word) for word in container.get("command") or []]
     words = [str(word) for word in container.get("args") or []]
-    if repository == "sample-web":
+    if repository in SAMPLES:
         if not _SAMPLE_TAG.fullmatch(tag):
-            raise PullError(f'failed to pull image "{image}": manifest unknown: sample-web has no tag "{tag}"')
-        return Start([*(command or _module("lab.sample_app")), *words], given)
+            raise PullError(f'failed to pull image "{image}": manifest unknown: {repository} has no tag "{tag}"')
+        return Start([*(command or _module(SAMPLES[repository])), *words], given)
     if repository in _FLAGGER:
         program = toolchain.cached("loadtester") if repository == "flagger-loadtester" else parts.find("flagger")
         if program is None:

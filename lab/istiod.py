@@ -7,6 +7,7 @@ What it cannot serve is printed, and listed in `.lab/xds/errors.json`; the last 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -21,14 +22,14 @@ from typing import Any
 
 from lab.kube import MERGE, Api, ApiError, Informer
 from lab.mesh import waypoint
-from lab.mesh.authz import selected_labels
+from lab.mesh.authz import not_enforced
 from lab.mesh.model import (
     WAYPOINT_CLASS,
     Json,
     Problem,
     ProxyConfig,
+    Unsupported,
     World,
-    has_labels,
     key_of,
     kind,
     labels_of,
@@ -44,19 +45,23 @@ from lab.proxy import ACCESS_LOG, NODE_PROXY, admin, proxy_id, role_of
 
 DEBOUNCE = 0.02
 RETRY = 1.0
+PROXY_VERSION = os.environ.get("IMAGE_TAG") or "1.30.3"
 NETWORKING, SECURITY = "/apis/networking.istio.io/v1", "/apis/security.istio.io/v1"
 GATEWAY_API = "/apis/gateway.networking.k8s.io/v1"
 WATCHED = [
-    "/api/v1/namespaces", "/api/v1/services", "/api/v1/pods", "/api/v1/secrets",
+    "/api/v1/namespaces", "/api/v1/services", "/api/v1/pods", "/api/v1/secrets", "/api/v1/configmaps",
     "/apis/discovery.k8s.io/v1/endpointslices", "/apis/apps/v1/deployments",
     f"{NETWORKING}/gateways", f"{NETWORKING}/virtualservices", f"{NETWORKING}/destinationrules",
     f"{SECURITY}/authorizationpolicies", f"{GATEWAY_API}/gateways",
 ]  # fmt: skip
-# Watched only to say that they have no effect here.
+# Watched only to say that they have no effect here. Of these every mesh has some, and the product declares them:
+NOT_ENFORCED = {
+    f"{SECURITY}/peerauthentications": "pods have no mesh identity, and accept plain connections from everywhere",
+    "/apis/telemetry.istio.io/v1/telemetries": "proxies write the lab's own access log",
+}
 NOT_SERVED = [
     f"{NETWORKING}/serviceentries", f"{NETWORKING}/sidecars", f"{NETWORKING}/workloadentries",
-    "/apis/networking.istio.io/v1alpha3/envoyfilters", f"{SECURITY}/peerauthentications",
-    f"{SECURITY}/requestauthentications", "/apis/telemetry.istio.io/v1/telemetries",
+    "/apis/networking.istio.io/v1alpha3/envoyfilters", f"{SECURITY}/requestauthentications",
     "/apis/extensions.istio.io/v1alpha1/wasmplugins", f"{GATEWAY_API}/httproutes",
 ]  # fmt: skip
 
@@ -69,7 +74,8 @@ class Istiod:
     def __init__(self, api: Api) -> None:
         self.api = api
         self.dirty = asyncio.Event()
-        self.informers = {p: Informer(api, p, lambda *_: self.dirty.set()) for p in [*WATCHED, *NOT_SERVED]}
+        paths = [*WATCHED, *NOT_ENFORCED, *NOT_SERVED]
+        self.informers = {p: Informer(api, p, lambda *_: self.dirty.set()) for p in paths}
         self.publishers: dict[str, Publisher] = {}
         self.state = LAB / "xds"
         # What is in force outlives a restart of this process, so that a bad resource then does not take its route down.
@@ -198,28 +204,32 @@ class Istiod:
             bound = waypoint.bound_services(world, gateway)
             out[f"{namespace_of(gateway)}.{name_of(gateway)}"] = waypoint_config(world, gateway, bound, ACCESS_LOG)
             # Plain TCP serves on until the waypoint does; once bound, a waypoint that breaks is not papered over.
-            ready = waypoint.programmed(world, gateway)
-            handed_over |= {service_host(s) for s in bound if ready or waypoint.was_bound(s)}
+            handed_over |= {service_host(s) for s in bound if waypoint.attachable(world, gateway)}
         out[NODE_PROXY] = node_config(world, handed_over)
         return out
 
     def _without_effect(self, world: World) -> list[Problem]:
-        out = [
-            Problem(title(o), "spec", f"{o.get('kind')} has no effect: the routing stand-in does not serve this kind")
-            for p in NOT_SERVED
-            for o in self.informers[p].items.values()
-        ]
+        def objects(paths: list[str]) -> list[Json]:
+            return [o for p in paths for o in self.informers[p].items.values()]
+
+        message = "has no effect: the routing stand-in does not serve this kind"
+        out = [Problem(title(o), "spec", f"{o.get('kind')} {message}") for o in objects(NOT_SERVED)]
+        for path, why in NOT_ENFORCED.items():
+            message = f"accepted, not enforced here: {why}"
+            out += [Problem(title(o), "spec", message, known=True) for o in objects([path])]
         for policy in world.all("AuthorizationPolicy"):
-            wanted = selected_labels(policy)
-            fits = [p for p in world.all("Pod") if is_proxy_pod(p) and has_labels(labels_of(p), wanted)]
-            if wanted and not fits:
-                message = "selects no gateway pod: the stand-in enforces policies at ingress gateways only"
-                out.append(Problem(title(policy), "spec.selector", message))
+            if message := not_enforced(world, policy, is_proxy_pod):
+                out.append(Problem(title(policy), "spec", message, known=True))
         for gateway in world.all("KubernetesGateway"):
             name = gateway["spec"].get("gatewayClassName")
             if name != WAYPOINT_CLASS:
                 message = f"{name!r} is not served, only {WAYPOINT_CLASS}"
                 out.append(Problem(title(gateway), "spec.gatewayClassName", message))
+                continue
+            try:
+                waypoint.objects(world, gateway, PROXY_VERSION)
+            except Unsupported as error:
+                out.append(Problem(title(gateway), error.path, error.message))
         return out
 
     async def _check_taken(self, name: str) -> None:
@@ -245,7 +255,7 @@ class Istiod:
     def _note(self) -> None:
         problems = self.found | {p for refused in self.rejected.values() for p in refused}
         for problem in sorted(problems - self.problems):
-            log(f"ERROR {problem.resource}: {problem.field}: {problem.message}")
+            log(f"{'note' if problem.known else 'ERROR'} {problem.resource}: {problem.field}: {problem.message}")
         for problem in sorted(self.problems - problems):
             log(f"resolved {problem.resource}: {problem.field}")
         self.problems = problems
@@ -259,8 +269,9 @@ class Istiod:
             served = gateway["spec"].get("gatewayClassName") == WAYPOINT_CLASS
             if not served or gateway["metadata"].get("deletionTimestamp"):
                 continue
-            for path, manifest in waypoint.objects(gateway, os.environ.get("IMAGE_TAG") or "1.30.3"):
-                await self._apply(world, path, manifest)
+            with contextlib.suppress(Unsupported):  # listed as a problem; the waypoint stays as it is
+                for path, manifest in waypoint.objects(world, gateway, PROXY_VERSION):
+                    await self._apply(world, path, manifest)
             status = waypoint.gateway_status(world, gateway, now)
             path = f"{GATEWAY_API}/namespaces/{namespace_of(gateway)}/gateways/{name_of(gateway)}/status"
             await self._write_status(path, gateway, status)
@@ -275,7 +286,7 @@ class Istiod:
     async def _apply(self, world: World, path: str, manifest: Json) -> None:
         """Apply when our wish changed or somebody deleted the object; other edits are left alone, as istiod does."""
         target = f"{path}/{name_of(manifest)}"
-        missing = kind(manifest) != "ServiceAccount" and world.find(*key_of(manifest)) is None
+        missing = kind(manifest) in ("Deployment", "Service") and world.find(*key_of(manifest)) is None
         if self.applied.get(target) != manifest or missing:
             await self.api.apply(target, manifest, manager="istio.io/mesh-controller")
             self.applied[target] = manifest

@@ -158,11 +158,15 @@ def status() -> int:
     print("\naddresses")
     for name in ("GATEWAY_URL", "MESH_URL", "PROMETHEUS_URL", "ALERTMANAGER_URL"):
         print(f"  {name:<18} {state.environment.get(name) or '-'}")
-    errors = _routing_errors()
-    if errors:
-        print("\nNOT IN FORCE: the routing stand-in does not support")
-        for error in errors:
-            print("  " + (": ".join(map(str, error.values())) if isinstance(error, dict) else str(error)))
+    print("\naccess logs of gateways and waypoints: .lab/access/NAMESPACE.POD.jsonl (route_name, upstream_cluster)")
+    problems = _routing_problems()
+    errors = [problem for problem in problems if not problem.get("known")]
+    for head, listed in (
+        ("NOT IN FORCE: the routing stand-in does not support", errors),
+        ("accepted, but not enforced by this lab", [problem for problem in problems if problem.get("known")]),
+    ):
+        if listed:
+            print("\n".join([f"\n{head}", *("  {resource}: {field}: {message}".format(**p) for p in listed)]))
     print(f"\nlogs: {Path(os.path.relpath(LAB / 'logs'))}")
     return 0 if phase == "ready" and all(part.alive for part in running) and not errors and answers else 1
 
@@ -181,9 +185,9 @@ async def _print_cluster(state: State) -> bool:
     return True
 
 
-def _routing_errors() -> list[Any]:
+def _routing_problems() -> list[dict[str, Any]]:
     path = LAB / "xds" / "errors.json"
-    found: list[Any] = json.loads(path.read_text()) if path.exists() else []
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lab import namespace
 from lab.namespace import LabError
@@ -69,13 +71,16 @@ def count(answers: Iterable[Answer]) -> Counts:
 
 
 class Client:
-    """Requests to one URL over kept connections."""
+    """Requests to one URL over kept connections; `trusted` holds certificates to trust besides the system's."""
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], trusted: Path | None = None) -> None:
         parsed = urllib.parse.urlsplit(url)
-        if parsed.scheme != "http" or not parsed.hostname:
-            raise LabError(f"--url {url!r}: expected http://HOST[:PORT][/PATH]")
-        self._host, self._port = parsed.hostname, parsed.port or 80
+        if parsed.scheme not in ("http", "https") or not parsed.hostname:
+            raise LabError(f"--url {url!r}: expected http://, https:// or grpc://, then HOST[:PORT][/PATH]")
+        self._tls = ssl.create_default_context() if parsed.scheme == "https" else None
+        if self._tls is not None and trusted is not None:
+            self._tls.load_verify_locations(trusted)
+        self._host, self._port = parsed.hostname, parsed.port or (443 if self._tls else 80)
         target = urllib.parse.urlunsplit(("", "", parsed.path or "/", parsed.query, ""))
         sent = {"host": parsed.netloc} | {name.lower(): value for name, value in headers.items()}
         lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
@@ -109,10 +114,44 @@ class Client:
             if not reader.at_eof() and not writer.is_closing():
                 return reader, writer
             writer.close()
-        return await asyncio.open_connection(self._host, self._port)
+        return await asyncio.open_connection(self._host, self._port, ssl=self._tls)
 
 
-async def _closed(client: Client, requests: int, concurrency: int, told: Callable[[Answer], None]) -> None:
+class GrpcClient:
+    """Empty unary calls of the method that a URL `grpc://HOST[:PORT]/PACKAGE.SERVICE/METHOD` names, in plain HTTP/2."""
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        parsed = urllib.parse.urlsplit(url)
+        self._target, self._method = f"dns:///{parsed.hostname}:{parsed.port or 80}", parsed.path
+        self._authority = parsed.netloc
+        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        self._idle: list[Any] = []  # a channel is one connection; each carries one call at a time, as over HTTP/1.1
+
+    async def get(self, due: float) -> Answer:
+        """Call once; metadata says who answered, and PERMISSION_DENIED is a refusal."""
+        import grpc
+
+        if not self._idle:
+            plain = {"grpc.enable_retries": 0, "grpc.enable_http_proxy": 0, "grpc.use_local_subchannel_pool": 1}
+            options = [*plain.items(), ("grpc.default_authority", self._authority)]
+            self._idle.append(grpc.aio.insecure_channel(self._target, options=options))
+        channel = self._idle.pop()
+        call = channel.unary_unary(self._method)(b"", timeout=TIMEOUT, metadata=self._metadata)
+        status, error, version = 200, "", ""
+        try:
+            await call
+            version = dict(await call.initial_metadata()).get("x-served-version", "")
+        except grpc.aio.AioRpcError as problem:
+            status = 403 if problem.code() == grpc.StatusCode.PERMISSION_DENIED else 0
+            error = f"grpc {problem.code().name}: {problem.details()}"
+        self._idle.append(channel)
+        return Answer(due, status, version, error)
+
+
+AnyClient = Client | GrpcClient
+
+
+async def _closed(client: AnyClient, requests: int, concurrency: int, told: Callable[[Answer], None]) -> None:
     """Each worker sends its next request when it has its answer."""
     left = requests
 
@@ -125,7 +164,7 @@ async def _closed(client: Client, requests: int, concurrency: int, told: Callabl
     await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-async def _open(client: Client, requests: int, rate: float, told: Callable[[Answer], None]) -> None:
+async def _open(client: AnyClient, requests: int, rate: float, told: Callable[[Answer], None]) -> None:
     """Requests go out at their time, whether or not earlier ones were answered; `requests` 0: until stdin ends."""
     stop = asyncio.Event()
     if requests == 0:  # whoever started this is gone when its end of the pipe is
@@ -144,7 +183,8 @@ async def _open(client: Client, requests: int, rate: float, told: Callable[[Answ
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", required=True)
+    parser.add_argument("--url", required=True, help="http://, https:// or, for a unary gRPC method, grpc://")
+    parser.add_argument("--trust", type=Path, metavar="FILE", help="certificate to trust, for https")
     parser.add_argument("--requests", type=int, default=1000, help="how many; 0 with --rate: until stdin's pipe ends")
     parser.add_argument("--rate", type=float, help="requests per second, sent on schedule whatever the answers do")
     parser.add_argument("--concurrency", type=int, default=16, help="connections in use at once, without --rate")
@@ -170,7 +210,8 @@ def main(args: argparse.Namespace) -> int:
     if args.requests < 0 or (args.requests == 0 and not args.rate):
         raise LabError(f"--requests {args.requests}: expected a positive number, or 0 together with --rate")
     namespace.enter(namespace.running())
-    client = Client(args.url, _headers(args.header, not args.no_origin_secret))
+    headers = _headers(args.header, not args.no_origin_secret)
+    client = GrpcClient(args.url, headers) if args.url.startswith("grpc://") else Client(args.url, headers, args.trust)
     answers: list[Answer] = []
     log = args.log.open("a", buffering=1) if args.log else None
 
@@ -202,9 +243,10 @@ def _command(url: str, requests: int, headers: Mapping[str, str] | None) -> list
     return ["load", "--json", "--url", url, "--requests", str(requests), *words]
 
 
-def run(url: str, requests: int, headers: Mapping[str, str] | None = None) -> Counts:
+def run(url: str, requests: int, headers: Mapping[str, str] | None = None, trusted: Path | None = None) -> Counts:
     """Send `requests` from inside the namespace, in a process of its own."""
-    child = namespace.run_inside(_command(url, requests, headers), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = _command(url, requests, headers) + (["--trust", str(trusted)] if trusted else [])
+    child = namespace.run_inside(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = child.communicate()
     if child.returncode != 0:
         raise LabError(f"load on {url} failed: {errors.decode().strip()}")
@@ -217,10 +259,11 @@ class Steady:
     Answers can be read while it runs (`answers()`); those of requests in flight come at the end.
     """
 
-    def __init__(self, url: str, rate: float = 200) -> None:
+    def __init__(self, url: str, rate: float = 200, trusted: Path | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lab-load-")
         self._log = Path(self._folder.name) / "answers.jsonl"
         self._command = [*_command(url, 0, None), "--rate", str(rate), "--log", str(self._log)]
+        self._command += ["--trust", str(trusted)] if trusted else []
 
     def __enter__(self) -> Steady:
         self._child = namespace.run_inside(self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -15,6 +15,7 @@ PROMETHEUS_URL = f"http://{NODE_IP}:9090"
 ALERTMANAGER_URL = f"http://{NODE_IP}:9093"
 TELEMETRY = f"{NODE_IP}:15090"
 RULES = LAB / "rules"
+TARGETS = LAB / "targets.json"  # pods of sample images, kept current by telemetry
 
 # Debian's Alertmanager reads its templates from an absolute path. Where the package was only unpacked, its files are
 # laid over /usr/share, in a mount namespace of this one process.
@@ -75,6 +76,7 @@ def _prometheus() -> dict[str, Any]:
         "scrape_configs": [
             # The mesh's metrics carry the labels of what they describe, not of who reports them.
             {"job_name": "istio", "honor_labels": True, "static_configs": [{"targets": [TELEMETRY]}]},
+            {"job_name": "pods", "honor_labels": True, "file_sd_configs": [{"files": [str(TARGETS)]}]},
         ],
     }
 

@@ -6,6 +6,7 @@ import base64
 import datetime
 import ipaddress
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -33,11 +34,7 @@ def _key() -> Key:
 def _save(folder: Path, name: str, key: Key, certificate: x509.Certificate | None = None) -> None:
     path = folder / f"{name}.key"
     path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
-    )
+    path.write_text(_pem(key))
     if certificate is not None:
         (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -87,6 +84,23 @@ def create(folder: Path, kubeconfig: Path) -> None:
         _save(folder, name, key, builder.sign(ca_key, hashes.SHA256()))
     _save(folder, "service-account", _key())
     _write_kubeconfig(folder, kubeconfig)
+
+
+def self_signed(hosts: Sequence[str]) -> tuple[str, str]:
+    """(certificate, key) in PEM for a public door of the lab; nobody vouches for it, and its names say so."""
+    key, name = _key(), _name(hosts[0], "self-signed lab certificate")
+    names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+    builder = _builder(name, key, name, key).add_extension(names, critical=False)
+    server = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    ending = x509.BasicConstraints(ca=True, path_length=0)  # clients may be told to trust it
+    signed = builder.add_extension(server, critical=False).add_extension(ending, critical=True)
+    certificate = signed.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return certificate.decode(), _pem(key)
+
+
+def _pem(key: Key) -> str:
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
 
 
 def _write_kubeconfig(folder: Path, path: Path) -> None:

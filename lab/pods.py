@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import shutil
 
 import httpx
 
 from lab.addresses import Loopback, Pool
-from lab.containers import ConfigError, Container, expand, now
+from lab.containers import ConfigError, Container, MountError, expand, now
 from lab.control_plane import NODE
 from lab.kube import STRATEGIC, Api, ApiError, Json
 from lab.namespace import NODE_IP
 from lab.paths import LAB
+from lab.quantity import quantity
 
 _RETRY_SECONDS = 0.2
+_SOURCES = (("configMapRef", "configmaps"), ("secretRef", "secrets"))
+_KEYS = (("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets"))
+_NOT_MOUNTED = {"projected", "downwardAPI", "hostPath"}  # what Istio's own pods have; the lab's processes read no such
 
 
 class Pod:
@@ -127,17 +132,18 @@ class Pod:
         begun = all("waiting" not in c.state or c.last_state or c.restarts for c in self._containers)
         return "Running" if begun else "Pending"
 
-    def _condition(self, kind: str, good: bool, reason: str = "") -> Json:
+    def _condition(self, kind: str, good: bool, reason: str = "", message: str = "") -> Json:
         status = "True" if good else "False"
         known, since = self._since.get(kind, ("", ""))
         if known != status:
             since = now()
             self._since[kind] = (status, since)
         told = {"type": kind, "status": status, "lastTransitionTime": since}
-        return told if good else told | {"reason": reason}
+        return told if good else told | {"reason": reason, "message": message}
 
     def _status(self) -> Json:
         unready = [container.name for container in self._containers if not container.ready]
+        why = "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
         return {
             "phase": self._phase(),
             "podIP": self._address,
@@ -148,8 +154,8 @@ class Pod:
             "conditions": [
                 self._condition("PodScheduled", True),
                 self._condition("Initialized", True),
-                self._condition("ContainersReady", not unready, "ContainersNotReady"),
-                self._condition("Ready", not unready, "ContainersNotReady"),
+                self._condition("ContainersReady", not unready, *why),
+                self._condition("Ready", not unready, *why),
             ],
             "containerStatuses": [container.status() for container in self._containers],
         }
@@ -161,23 +167,34 @@ class Pod:
             unsupported.append(f"restartPolicy {self.object['spec']['restartPolicy']}")
         if unsupported:
             raise ConfigError(f"the lab's node does not support {', '.join(unsupported)} of pods")
-        found: dict[str, str] = {}
+        found = await self._mount(spec)
+        for source in spec.get("envFrom") or []:
+            for kind, plural in _SOURCES:
+                data = await self._data(plural, source[kind]) if kind in source else {}
+                found |= {source.get("prefix", "") + name: value.decode() for name, value in data.items()}
         for variable in spec.get("env") or []:
             if "valueFrom" in variable:
-                found[variable["name"]] = await self._value_from(variable["valueFrom"], spec)
+                value = await self._value_from(variable["valueFrom"], spec)
+                found |= {variable["name"]: value} if value is not None else {}
             else:
                 found[variable["name"]] = expand(str(variable.get("value") or ""), found)
         return found
 
-    async def _value_from(self, source: Json, spec: Json) -> str:
+    async def _value_from(self, source: Json, spec: Json) -> str | None:
         if "fieldRef" in source:
             return self._field(source["fieldRef"]["fieldPath"])
         if "resourceFieldRef" in source:  # in pods that a real istiod makes
             kind, _, name = str(source["resourceFieldRef"]["resource"]).partition(".")
-            return str((spec.get("resources") or {}).get(kind, {}).get(name, "1"))
-        for kind, plural in (("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")):
+            amount = quantity((spec.get("resources") or {}).get(kind, {}).get(name, "1"))
+            divisor = quantity(source["resourceFieldRef"].get("divisor") or "1")
+            return str(math.ceil((amount or 1) / (divisor or 1)))
+        for kind, plural in _KEYS:
             if kind in source:
-                return await self._key(plural, source[kind])
+                data, wanted = await self._data(plural, source[kind]), source[kind]["key"]
+                if wanted not in data and not source[kind].get("optional"):
+                    where = f"{self._meta['namespace']}/{source[kind]['name']}"
+                    raise ConfigError(f"couldn't find key {wanted} in {plural.removesuffix('s')} {where}")
+                return data[wanted].decode() if wanted in data else None
         raise ConfigError(f"the lab's node does not support valueFrom {', '.join(source)}")
 
     def _field(self, path: str) -> str:
@@ -200,16 +217,54 @@ class Pod:
             raise ConfigError(f"the lab's node does not support fieldPath {path}; it knows {', '.join(known)}")
         return str(known[path])
 
-    async def _key(self, plural: str, reference: Json) -> str:
-        """One key of a ConfigMap or Secret."""
-        if reference.get("optional"):
-            raise ConfigError(f"the lab's node does not support optional keys of {plural}")
-        name, namespace = reference["name"], self._meta["namespace"]
+    async def _data(self, plural: str, reference: Json) -> dict[str, bytes]:
+        """What a ConfigMap or Secret holds; nothing if it is optional and missing."""
+        name = reference.get("secretName") or reference["name"]
         try:
-            item = await self._api.get(f"/api/v1/namespaces/{namespace}/{plural}/{name}")
-            value = str(item["data"][reference["key"]])
-        except (ApiError, httpx.HTTPError, KeyError) as error:
-            raise ConfigError(
-                f"{reference['key']} of {plural} {namespace}/{name} could not be read: {error}"
-            ) from error
-        return base64.b64decode(value).decode() if plural == "secrets" else value
+            item = await self._api.get(f"/api/v1/namespaces/{self._meta['namespace']}/{plural}/{name}")
+        except (ApiError, httpx.HTTPError) as error:
+            if not isinstance(error, ApiError) or error.code != 404:
+                raise ConfigError(f"{plural} {name} could not be read: {error}") from error
+            if reference.get("optional"):
+                return {}
+            raise ConfigError(f'{plural.removesuffix("s")} "{name}" not found') from error
+        text, encoded = item.get("data") or {}, item.get("binaryData") or {}
+        if plural == "secrets":
+            text, encoded = {}, text
+        return {key: value.encode() for key, value in text.items()} | {
+            key: base64.b64decode(value) for key, value in encoded.items()
+        }
+
+    async def _mount(self, spec: Json) -> dict[str, str]:
+        """Volumes of a container as folders; `LAB_ROOT` is where it finds them, if it has any.
+
+        All processes share one file system, so `/etc/app` is `$LAB_ROOT/etc/app`: a program that is to run in the lab
+        too reads its files there. Written when the container starts, and not changed afterwards.
+        """
+        folder = LAB / "pods" / self._label
+        root = folder / "root" / spec["name"]
+        volumes = {volume["name"]: volume for volume in self.object["spec"].get("volumes") or []}
+        mounts = [m for m in spec.get("volumeMounts") or [] if not _NOT_MOUNTED & set(volumes[m["name"]])]
+        for mount in sorted(mounts, key=lambda mount: str(mount["mountPath"])):
+            source = folder / "volumes" / mount["name"]
+            source.mkdir(parents=True, exist_ok=True)
+            try:
+                for path, content in (await self._files(volumes[mount["name"]])).items():
+                    (source / path).parent.mkdir(parents=True, exist_ok=True)
+                    (source / path).write_bytes(content)
+            except ConfigError as error:
+                raise MountError(f'MountVolume.SetUp failed for volume "{mount["name"]}" : {error}') from error
+            target = root / mount["mountPath"].strip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.is_symlink():
+                target.symlink_to(source / mount.get("subPath", ""))
+        return {"LAB_ROOT": str(root)} if mounts else {}
+
+    async def _files(self, volume: Json) -> dict[str, bytes]:
+        for kind, plural in (("configMap", "configmaps"), ("secret", "secrets")):
+            if kind in volume:
+                data, items = await self._data(plural, volume[kind]), volume[kind].get("items")
+                return {item["path"]: data[item["key"]] for item in items if item["key"] in data} if items else data
+        if unsupported := set(volume) - {"name", "emptyDir"}:
+            raise ConfigError(f"the lab's node does not support {', '.join(unsupported)}")
+        return {}

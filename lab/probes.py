@@ -1,4 +1,4 @@
-"""Probes of containers, as kubelet runs them: httpGet and tcpSocket."""
+"""Probes of containers, as kubelet runs them: httpGet, tcpSocket and grpc."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-KINDS = ("httpGet", "tcpSocket")
+KINDS = ("httpGet", "tcpSocket", "grpc")
 # kubelet waits a whole period between probes of a pod that is not ready yet. The lab looks more often at first, so that
 # a rollout's time is the rollout's and not the probes'.
 _EAGER_SECONDS = 0.1
@@ -14,6 +14,8 @@ _EAGER_FOR_SECONDS = 5.0
 
 
 async def _succeeds(probe: Mapping[str, Any], address: str, ports: Mapping[str, int]) -> bool:
+    if "grpc" in probe:
+        return await _serves(f"{address}:{probe['grpc']['port']}", probe)
     how = probe.get("httpGet") or probe["tcpSocket"]
     port = ports.get(str(how["port"])) or int(how["port"])
     try:
@@ -29,6 +31,20 @@ async def _succeeds(probe: Mapping[str, Any], address: str, ports: Mapping[str, 
             finally:
                 writer.close()
     except (TimeoutError, OSError, ValueError):
+        return False
+
+
+async def _serves(target: str, probe: Mapping[str, Any]) -> bool:
+    """Ask gRPC's health service; its messages are one field each: the service's name, and the status (1: SERVING)."""
+    import grpc.aio  # few pods need it
+
+    name = str(probe["grpc"].get("service") or "").encode()
+    question = b"\x0a" + bytes([len(name)]) + name if name else b""
+    try:
+        async with grpc.aio.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            return bool(await check(question, timeout=float(probe.get("timeoutSeconds") or 1)) == b"\x08\x01")
+    except grpc.RpcError:
         return False
 
 

@@ -246,7 +246,8 @@ async def proxy(words: list[str]) -> None:
 
 def ztunnel_config(world: World) -> ProxyConfig:
     """Plain TCP for Services without a waypoint; for the others a tunnel to their address through theirs."""
-    bound = {host: service for host, service in world.services.items() if _is_bound(service)}
+    # As istiod says, also while the waypoint has no pods: then it fails rather than going round it.
+    bound = {host: service for host, service in world.services.items() if waypoint.is_bound(service)}
     config = node_config(world, set(bound))
     for host, service in bound.items():
         place = world.waypoint_of(service)
@@ -266,12 +267,6 @@ def ztunnel_config(world: World) -> ProxyConfig:
             chain["filters"][0]["typed_config"]["tunneling_config"] = {"hostname": f"{addresses[-1]}:{number}"}
             config.listeners.append(listener(f"outbound|{number}||{host}", addresses, number, [chain]))
     return config
-
-
-def _is_bound(service: Json) -> bool:
-    """As istiod says, also while the waypoint has no pods: then it fails rather than going round it."""
-    conditions = (service.get("status") or {}).get("conditions") or []
-    return any(c.get("type") == waypoint.BOUND and c.get("status") == "True" for c in conditions)
 
 
 def _hbone(cluster: Json, place: tuple[str, str]) -> Json:

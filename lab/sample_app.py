@@ -23,7 +23,8 @@ from http import HTTPStatus
 from pathlib import Path
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_LINGER_SECONDS = 0.3  # connections that arrive while a stop is on its way are still answered
+METRICS_PORT = 9102  # of `sample-grpc`; `sample-web` has its metrics beside its pages
+LINGER_SECONDS = 0.3  # connections that arrive while a stop is on its way are still answered
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,10 @@ class App:
         else:
             await reader.readexactly(int(headers.get("content-length") or 0))
             await asyncio.sleep(self.behaviour.slow_ms / 1000)
-            kind, status = "application/json", 500 if self._fails() else 200
+            kind, status = "application/json", 500 if self.fails() else 200
             told = {"version": self.tag, "track": self.track, "pod": self.pod, "path": target, "headers": headers}
             body = json.dumps(told).encode()
-            self._count(status, time.perf_counter() - begun)
+            self.count(status, time.perf_counter() - begun)
         keep = not self.closing and status != 411 and headers.get("connection", "").lower() != "close"
         answer = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
@@ -120,14 +121,14 @@ class App:
         await writer.drain()
         return keep
 
-    def _fails(self) -> bool:
+    def fails(self) -> bool:
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._in_second = second, 0
         self._in_second += 1
         return self._in_second > self.behaviour.fail_above_rps or random.random() * 100 < self.behaviour.fail_percent
 
-    def _count(self, status: int, seconds: float) -> None:
+    def count(self, status: int, seconds: float) -> None:
         self._requests[status] += 1
         self._buckets[bisect_left(_BUCKETS, seconds)] += 1
         self._seconds += seconds
@@ -146,32 +147,33 @@ class App:
         return ("\n".join(lines) + "\n").encode()
 
 
-async def _told_to_end(stop: asyncio.Event, crash_file: str) -> None:
-    """Returns when the pod is stopped, or when the file appears that lets it crash."""
-    while not stop.is_set() and not (crash_file and Path(crash_file).exists()):
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 0.1 if crash_file else None)
+async def until_end(behaviour: Behaviour) -> int:
+    """Returns 0 when the pod is told to stop, and 1 when it has to crash, after its time or because a file is there."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    why = f"after {behaviour.crash_after} s"
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(behaviour.crash_after):
+            while not stop.is_set() and not (behaviour.crash_file and Path(behaviour.crash_file).exists()):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 0.1 if behaviour.crash_file else None)
+            if stop.is_set():
+                return 0
+            why = f"because {behaviour.crash_file} is there"
+    print(f"sample app: crashes {why}, as it was asked to", flush=True)
+    return 1
 
 
 async def serve(env: Mapping[str, str]) -> int:
     app = App(env)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     address, port = env["POD_IP"], int(env.get("PORT") or 3000)
     if app.behaviour.crash_after != 0:
         server = await asyncio.start_server(app.connection, address, port, backlog=1024)
         print(f"sample-web:{app.tag} ({app.track}) listens on {address}:{port}", flush=True)
-    try:
-        async with asyncio.timeout(app.behaviour.crash_after):
-            await _told_to_end(stop, app.behaviour.crash_file)
-    except TimeoutError:
-        print(f"sample-web: crashes after {app.behaviour.crash_after} s, as it was asked to", flush=True)
-        return 1
-    if not stop.is_set():
-        print(f"sample-web: crashes because {app.behaviour.crash_file} is there, as it was asked to", flush=True)
-        return 1
+    if code := await until_end(app.behaviour):
+        return code
     app.closing = True
-    await asyncio.sleep(_LINGER_SECONDS)
+    await asyncio.sleep(LINGER_SECONDS)
     server.close()
     while app.open:
         for writer in [*app.idle]:

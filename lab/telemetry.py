@@ -1,7 +1,8 @@
 """`python -m lab.telemetry`: Envoy's access logs as metrics with Istio's names and labels, for Prometheus to scrape.
 
 Stock Envoy has no `istio.stats` filter, so this stands in for it: gateways report as `source`, waypoints as `waypoint`,
-and a request that never got an endpoint has an unknown destination workload, as in ambient mode.
+and a request that never got an endpoint has an unknown destination workload, as in ambient mode. The pods that have
+metrics of their own it lists for Prometheus.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab.images import SAMPLES, repository_and_tag
 from lab.kube import Api, Informer
+from lab.monitoring import TARGETS
+from lab.namespace import write_atomic
 from lab.paths import LAB
+from lab.sample_app import METRICS_PORT
 
 Json = dict[str, Any]
 # Istio's default histogram buckets in milliseconds.
@@ -34,7 +39,7 @@ LABELS = (
     "reporter", "source_workload", "source_workload_namespace", "source_canonical_service", "destination_workload",
     "destination_workload_namespace", "destination_app", "destination_version", "destination_canonical_service",
     "destination_canonical_revision", "destination_service", "destination_service_name",
-    "destination_service_namespace", "request_protocol", "response_code", "response_flags",
+    "destination_service_namespace", "request_protocol", "response_code", "grpc_response_status", "response_flags",
     "connection_security_policy",
 )  # fmt: skip
 
@@ -93,11 +98,13 @@ class Metrics:
         # Without a connection nobody learnt who the peer is.
         target = NOBODY if "UF" in flags.split(",") else workloads.get(address, NOBODY)
         source = proxy if reporter == "source" else workloads.get(str(entry.get("client")), NOBODY)
+        grpc = entry.get("grpc_status")
         host, name, namespace = destination_service(str(entry.get("upstream_cluster") or ""))
         key = (
             reporter, source.name, source.namespace, source.canonical_service, target.name, target.namespace,
             target.app, target.version, target.canonical_service, target.canonical_revision, host, name, namespace,
-            "http", str(entry.get("response_code", 0)), flags, UNKNOWN,
+            "http" if grpc is None else "grpc", str(entry.get("response_code", 0)), "" if grpc is None else str(grpc),
+            flags, UNKNOWN,
         )  # fmt: skip
         series = self.series.setdefault(key, Series())
         duration = float(entry.get("duration") or 0)
@@ -161,6 +168,22 @@ class Tail:
         return whole
 
 
+def scrape_target(pod: Mapping[str, Any]) -> Json | None:
+    """Prometheus' target for a pod of a sample image, which has metrics of its own."""
+    spec, meta = pod["spec"]["containers"][0], pod["metadata"]
+    repository = repository_and_tag(str(spec.get("image", "")))[0]
+    address = (pod.get("status") or {}).get("podIP")
+    if repository not in SAMPLES or not address or meta.get("deletionTimestamp"):
+        return None
+    ports = spec.get("ports") or [{"containerPort": 3000}]
+    port = METRICS_PORT if repository == "sample-grpc" else ports[0]["containerPort"]
+    labels = {name: value for name, value in (meta.get("labels") or {}).items() if name in ("app", "version")}
+    return {
+        "targets": [f"{address}:{port}"],
+        "labels": {"namespace": meta["namespace"], "pod": meta["name"], **labels},
+    }
+
+
 class Telemetry:
     def __init__(self, folder: Path, api: Api) -> None:
         self.folder = folder
@@ -168,6 +191,7 @@ class Telemetry:
         self.tails: dict[Path, Tail] = {}
         self.workloads: dict[str, Workload] = {}
         self.proxies: dict[str, Workload] = {}
+        self.targets: list[Json] = []
         self.pods = Informer(api, "/api/v1/pods", self._pod)
 
     def _pod(self, change: str, pod: Json) -> None:
@@ -191,10 +215,17 @@ class Telemetry:
                 except ValueError:
                     print(f"telemetry: {path.name}: not an access log line: {line[:120]!r}", flush=True)
 
+    def list_targets(self) -> None:
+        targets = [target for pod in self.pods.items.values() if (target := scrape_target(pod))]
+        if targets != self.targets:
+            write_atomic(TARGETS, json.dumps(targets, indent=1))
+            self.targets = targets
+
     async def follow(self) -> None:
         await self.pods.synced.wait()
         while True:
             self.read()
+            self.list_targets()
             await asyncio.sleep(TICK)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

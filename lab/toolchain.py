@@ -136,13 +136,13 @@ FLAGGER = GoTool(
 DEBIAN = (
     DebianPackage(
         "prometheus",
-        {"prometheus": "usr/bin/prometheus"},
+        {"prometheus": "usr/bin/prometheus", "promtool": "usr/bin/promtool"},
         unpack=True,
         without="metrics of the lab are not collected: gates, analysis and alerts cannot be tried",
     ),
     DebianPackage(
         "prometheus-alertmanager",
-        {"alertmanager": "usr/bin/prometheus-alertmanager"},
+        {"alertmanager": "usr/bin/prometheus-alertmanager", "amtool": "usr/bin/amtool"},
         unpack=True,
         without="alerts of the lab are not delivered",
     ),

@@ -23,6 +23,9 @@ LONGEST_OVERRIDE = timedelta(hours=24)
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
 """How times are written: UTC, to the second."""
 
+REMEMBERED = 10
+"""Rejected images that the record keeps, the latest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -39,6 +42,7 @@ class Route:
     `weight` is the effective one: 0 when canary is absent or halted.  `stable`, `canary` and `former` are
     fingerprints of pod templates; `former` is what stable ran before its last change.  `opened` and `shielded` are
     the matches that send to canary, and those that keep from it.  `since` is when the present share was first written.
+    `reached` is the weight that a closing `windows.serve` interrupted; `rejected` are images that were rolled back.
     """
 
     weight: int
@@ -51,6 +55,8 @@ class Route:
     opened: frozenset[str] = frozenset()
     shielded: frozenset[str] = frozenset()
     since: datetime | None = None
+    reached: int = 0
+    rejected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +68,15 @@ class Override:
     from_weight: int
     to_weight: int
 
-    def covers(self, old: int, new: int, now: datetime) -> bool:
-        """True when this is the change that was excepted and the exception is in force."""
-        return (self.from_weight, self.to_weight) == (old, new) and now < self.until <= now + LONGEST_OVERRIDE
+    def gap(self, old: int, new: int, now: datetime) -> str | None:
+        """Why the change from `old` to `new` is not the one that is excepted now; None when it is."""
+        if (self.from_weight, self.to_weight) != (old, new):
+            return f"it is for {self.from_weight} -> {self.to_weight}, and this is {old} -> {new}"
+        if self.until <= now:
+            return f"it ended at {stamp(self.until)}"
+        if self.until > now + LONGEST_OVERRIDE:
+            return f"it may last a day at most; set until to {stamp(now + LONGEST_OVERRIDE)} or before"
+        return None
 
 
 def weight_problem(weight: int) -> str | None:
@@ -111,11 +123,15 @@ def hold_of(steps: Sequence[Step], weight: int) -> int:
 
 
 def rises(old: Route | None, new: Route) -> bool:
-    """True when `new` lets more requests reach canary than `old` did."""
+    """True when `new` lets more requests reach canary than `old` did.  A revert to 0 never does that."""
     if new.canary is None or new.halted:
         return False
     if old is None:
         return new.weight > LOWEST or bool(new.opened)
+    if new.weight == LOWEST < old.weight:
+        return False
+    if old.halted and old.canary is not None:
+        return True
     return new.weight > old.weight or bool(new.opened - old.opened) or bool(new.opened and old.shielded - new.shielded)
 
 
@@ -155,6 +171,23 @@ def former(old: Route | None, new: Route) -> str | None:
     return old.former if old.stable == new.stable else old.stable
 
 
+def reach(old: Route | None, new: Route) -> int:
+    """The weight that `new`'s canary had before, with nothing but a closed `windows.serve` in between."""
+    if old is None or (old.canary, old.ports, old.steps) != (new.canary, new.ports, new.steps) or old.halted:
+        return LOWEST
+    return max(old.weight, old.reached)
+
+
+def promotes(old: Route | None, new: Route) -> bool:
+    """True when stable takes over what canary runs."""
+    return old is not None and old.canary is not None and old.stable != new.stable == old.canary
+
+
+def _goes_back(old: Route | None, new: Route) -> bool:
+    """True when the former stable is one of the two tracks, and what it gave way to is the other."""
+    return old is not None and old.former is not None and {new.stable, new.canary} == {old.stable, old.former}
+
+
 def refusals(
     old: Route | None,
     new: Route,
@@ -162,45 +195,65 @@ def refusals(
     now: datetime,
     hold: str = "",
     canary_ready: bool | None = None,
+    obstacles: Sequence[str] = (),
 ) -> list[str]:
     """Why the change from `old` to `new` is not allowed now; empty when it is.
 
     `hold` is the reason that stops every rise; `canary_ready` is what the cluster says of a canary that is already
-    deployed (None: not known, or not deployed yet).  Each line names the rule, both values and when or how it passes.
+    deployed (None: not known, or not deployed yet); `obstacles` are what else stops a rise now, each said so that it
+    follows the words for the change.  Each line names the rule, both values and when or how it passes.
     """
-    found = list(_stable_refusals(old, new))
+    found = list(_stable_refusals(old, new, now))
     before = LOWEST if old is None else old.weight
     if old is not None and before > LOWEST and new.weight > LOWEST and new.canary is not None:
         found += _fixed_refusals(old, new)
     if not rises(old, new):
         return found
-    what = f"weight {before} -> {new.weight}" if new.weight > before else "a wider rule"
+    what = _rise_text(old, new)
+    found += [f"{what} {obstacle}" for obstacle in obstacles]
     if hold:
         found.append(f"{what} is stopped by canary:hold ({hold!r}); clear canary:hold to go on")
     if canary_ready is False:
-        found.append(f"{what} needs a ready canary and it is not ready; repair it, or set canary:weight to 0")
-    way_back = old is not None and old.former is not None and old.former in (new.canary, new.stable)
-    if new.weight > before and not way_back:
-        rung = next_rung(new.steps, before)
-        if new.weight > rung:
-            found.append(f"{what} skips a rung of canary:steps; set canary:weight to {rung} first")
-        if old is not None and old.since is not None:
-            earliest = old.since + timedelta(seconds=hold_of(old.steps or new.steps, before))
-            if now < earliest:
-                found.append(f"{what} comes before the hold of {before} has passed; allowed from {stamp(earliest)}")
+        found.append(f"{what} needs a ready canary and it is not ready; repair it, or leave canary's share as it is")
+    if _goes_back(old, new):
+        return found
+    highest = max(next_rung(new.steps, before), reach(old, new))
+    if new.weight > max(before, highest):
+        found.append(f"{what} skips a rung of canary:steps; set canary:weight to {highest} first")
+    if old is not None and (wait := _held_until(old, new, now)):
+        found.append(f"{what} comes before the hold of {before} has passed; allowed from {wait}")
     return found
 
 
-def _stable_refusals(old: Route | None, new: Route) -> Sequence[str]:
+def _rise_text(old: Route | None, new: Route) -> str:
+    before = LOWEST if old is None else old.weight
+    if new.weight > before:
+        return f"weight {before} -> {new.weight}"
+    if old is not None and old.halted:
+        return f"canary:halted true -> false at weight {before}"
+    return f"a wider rule at weight {new.weight}"
+
+
+def _held_until(old: Route, new: Route, now: datetime) -> str | None:
+    """When the hold of the recorded weight ends, if that is to come."""
+    if old.since is None:
+        return None
+    earliest = old.since + timedelta(seconds=hold_of(old.steps or new.steps, old.weight))
+    return stamp(earliest) if now < earliest else None
+
+
+def _stable_refusals(old: Route | None, new: Route, now: datetime) -> Sequence[str]:
     if old is None or old.stable == new.stable or new.stable == old.former:
         return ()
-    if new.stable == old.canary and old.weight == HIGHEST:
-        return ()
-    if new.stable == old.canary:
-        way = f"canary carried {old.weight} %, promotion needs {HIGHEST}; raise canary:weight first"
-    else:
-        way = "ship it as canary first, or go back to the former stable"
-    return (f"stable's template changes from {old.stable} to {new.stable} without having served as canary; {way}",)
+    change = f"stable's template changes from {old.stable} to {new.stable}"
+    if not promotes(old, new):
+        fix = "ship it as canary first, or go back to the former stable"
+        return (f"{change} without having served as canary; {fix}",)
+    if old.weight == HIGHEST:
+        wait = _held_until(old, new, now)
+        return (f"{change} before the hold of {HIGHEST} has passed; allowed from {wait}",) if wait else ()
+    fix = "promote inside canary:windows.serve" if old.reached == HIGHEST else "raise canary:weight first"
+    return (f"{change}, which as canary carries {old.weight} %, and promotion needs {HIGHEST}; {fix}",)
 
 
 def _fixed_refusals(old: Route, new: Route) -> Sequence[str]:
@@ -242,12 +295,42 @@ def phase(*, canary: bool, weight: int, halted: bool) -> str:
     return {LOWEST: "qa", HIGHEST: "baking"}.get(weight, "rolling")
 
 
-def refusal_text(service: str, lines: Sequence[str], old: int, new: int) -> str:
-    """One line per refusal, with the way round it that leaves a trace."""
+def same_image(one: str, other: str) -> bool:
+    """True when both name the same build: by digest where both have one, else by name and tag."""
+    (name, _, digest), (other_name, _, other_digest) = one.partition("@"), other.partition("@")
+    return digest == other_digest if digest and other_digest else name == other_name
+
+
+def repository(image: str) -> str:
+    """Name of an image without tag and digest."""
+    name = image.partition("@")[0]
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.partition(":")[0]
+
+
+def remembered(known: Sequence[str], listed: Sequence[str]) -> tuple[str, ...]:
+    """Rejected images to keep on the record: those `known` there and those `listed` in the settings, the latest."""
+    return tuple(dict.fromkeys([*(image for image in known if image not in listed), *listed]))[-REMEMBERED:]
+
+
+def rejection(image: str | None, rejected: Sequence[str]) -> str | None:
+    """The obstacle that `image` was rolled back before; None when it was not."""
+    if image is None or not any(same_image(image, one) for one in rejected):
+        return None
+    return f"brings back {image}, which was rolled back (canary:rejected, and the record of the route); ship another"
+
+
+def refusal_text(
+    service: str, lines: Sequence[str], old: int, new: int, override: Override | None, now: datetime
+) -> str:
+    """One line per refusal, with the way round it that leaves a trace, or why the one stated leads nowhere."""
+    gap = override.gap(old, new, now) if override else None
     way_round = f"or state canary:override {{reason, until, from: {old}, to: {new}}}"
-    return "\n".join(f"{service}: {line}; {way_round}" for line in lines)
+    return "\n".join(
+        f"{service}: {line}; {f'canary:override does not cover it: {gap}' if gap else way_round}" for line in lines
+    )
 
 
 def covered(override: Override | None, pairs: Mapping[str, tuple[int, int]], now: datetime) -> bool:
     """True when `override` is in force for every (recorded, wanted) weight in `pairs`."""
-    return override is not None and all(override.covers(old, new, now) for old, new in pairs.values())
+    return override is not None and not any(override.gap(old, new, now) for old, new in pairs.values())

@@ -22,6 +22,7 @@ from pulumi.runtime import settings as runtime_settings
 import live
 
 ROOT = Path(__file__).parent.parent
+_SECRET = "4dabf18193072939515e22adb298388d"  # by this key the wire tells secrets from other values
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Registration:
     custom: bool
     inputs: dict[str, Any]
     depends_on: list[str]
+    ignored: list[str] = field(default_factory=list)
+    """Paths of `ignore_changes`."""
 
 
 @dataclass
@@ -70,7 +73,15 @@ class _Monitor(mocks.MockMonitor):
             names = sorted({urn.rpartition("::")[2] for urn in request.dependencies})
             parent = request.parent.rpartition("::")[2]
             self._run.resources.append(
-                Registration(request.type, request.name, parent, request.custom, _whole(inputs), names)
+                Registration(
+                    request.type,
+                    request.name,
+                    parent,
+                    request.custom,
+                    _whole(inputs),
+                    names,
+                    list(request.ignoreChanges),
+                )
             )
         else:
             time.sleep(0.02)  # long enough for a program that does not wait to get ahead
@@ -80,6 +91,13 @@ class _Monitor(mocks.MockMonitor):
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802 - the name is gRPC's
         self._run.completed.add(request.urn.rpartition("::")[2])
         return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
+
+
+class _Callbacks:
+    """Where the engine would learn of the program's own functions, which nobody calls here."""
+
+    def register_error_hook(self, hook: pulumi.ErrorHook) -> None:
+        assert hook.name == "why"
 
 
 class _Mocks(mocks.Mocks):
@@ -94,7 +112,9 @@ class _Mocks(mocks.Mocks):
 
 
 def _whole(value: Any) -> Any:
-    """Numbers travel as floats; whole ones are written whole."""
+    """Numbers travel as floats; whole ones are written whole.  Secret values show as a word."""
+    if isinstance(value, dict) and _SECRET in value:
+        return "(secret)"
     if isinstance(value, dict):
         return {key: _whole(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -131,6 +151,7 @@ def run(config: Mapping[str, Any], *, recorded: Mapping[str, Any] | None = None,
     flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     asyncio.set_event_loop(asyncio.new_event_loop())
     mocks.set_mocks(_Mocks({}), project="canary", stack="test", monitor=_Monitor(result, recorded or {}))
+    runtime_settings.SETTINGS.callbacks = _Callbacks()
     pulumi.runtime.set_all_config(flat)
 
     def program() -> pulumi.Output[None]:

@@ -72,7 +72,8 @@ def service_cluster(name: str, policy: Json, port: Json) -> Json:
     if balancer != "ROUND_ROBIN":  # Envoy's default
         out["lb_policy"] = balancer
     per_connection = http.get("maxRequestsPerConnection")
-    http2 = str(port.get("appProtocol") or port.get("name") or "").lower().startswith(("http2", "grpc"))
+    protocol = str(port.get("appProtocol") or port.get("name") or "").lower()
+    http2 = protocol.startswith(("http2", "grpc", "kubernetes.io/h2c"))
     if per_connection or http2:
         kind = "http2_protocol_options" if http2 else "http_protocol_options"
         options: Json = {"@type": f"type.googleapis.com/{_HTTP_OPTIONS}", "explicit_http_config": {kind: {}}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lab.mesh import authz
 from lab.mesh.model import Json, Problem, kind, title
 
 ANY = "any value"
@@ -11,6 +12,10 @@ ANY = "any value"
 
 class Map(dict[str, Any]):
     """A mapping with free keys (header names, query parameters) whose values all have the schema under ''."""
+
+
+def _with_opposites(names: tuple[str, ...]) -> Json:
+    return dict.fromkeys([*names, *(f"not{n[0].upper()}{n[1:]}" for n in names)], ANY)
 
 
 _MATCH = {"exact": ANY, "prefix": ANY, "regex": ANY}
@@ -41,7 +46,12 @@ _SERVER = {
     "name": ANY,
     "hosts": ANY,
     "port": {"number": ANY, "name": ANY, "protocol": ["HTTP", "HTTPS"]},
-    "tls": {"mode": ["SIMPLE"], "credentialName": ANY, "httpsRedirect": ANY, "minProtocolVersion": ["TLSV1_2"]},
+    "tls": {
+        "mode": ["SIMPLE"],
+        "credentialName": ANY,
+        "httpsRedirect": ANY,
+        "minProtocolVersion": ["TLSV1_2", "TLSV1_3"],
+    },
 }
 
 SUPPORTED: dict[str, Json] = {
@@ -50,8 +60,15 @@ SUPPORTED: dict[str, Json] = {
     "Gateway": {"selector": ANY, "servers": [_SERVER]},
     "AuthorizationPolicy": {
         "selector": {"matchLabels": ANY},
+        "targetRefs": ANY,
         "action": ["ALLOW", "DENY"],
-        "rules": [{"when": [{"key": ANY, "values": ANY, "notValues": ANY}]}],
+        "rules": [
+            {
+                "from": [{"source": _with_opposites(authz.SOURCES)}],
+                "to": [{"operation": _with_opposites(authz.OPERATIONS)}],
+                "when": [{"key": ANY, "values": ANY, "notValues": ANY}],
+            }
+        ],
     },
 }
 

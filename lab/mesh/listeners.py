@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from lab.mesh.model import Json, Unsupported, World
 
 _TYPE = "type.googleapis.com/envoy.extensions"
@@ -15,6 +18,7 @@ ACCESS_LOG_FIELDS = {
     "upstream_host": "%UPSTREAM_HOST%",
     "response_code": "%RESPONSE_CODE%",
     "response_flags": "%RESPONSE_FLAGS%",
+    "grpc_status": "%GRPC_STATUS_NUMBER%",
     "duration": "%DURATION%",
     "authority": "%REQ(:AUTHORITY)%",
     "method": "%REQ(:METHOD)%",
@@ -91,28 +95,43 @@ def _filter(name: str, kind: str) -> Json:
     return {"name": f"envoy.filters.http.{name}", "typed_config": {"@type": f"{_TYPE}.filters.http.{kind}"}}
 
 
-def with_tls(chain: Json, world: World, namespace: str, server: Json, path: str) -> Json:
-    """Terminate TLS with the Secret beside the gateway pods; SNI chooses the chain."""
+def with_tls(chain: Json, world: World, namespace: str, server: Json, path: str) -> tuple[Json, Json]:
+    """The chain that terminates TLS, chosen by SNI, and the secret it names: the one beside the gateway pods."""
     tls = server.get("tls") or {}
     name = str(tls.get("credentialName") or "")
-    secret = world.find("Secret", namespace, name)
-    data = (secret or {}).get("data") or {}
-    if not data.get("tls.crt") or not data.get("tls.key"):
-        raise Unsupported(f"{path}.tls.credentialName", f"Secret {namespace}/{name} with tls.crt and tls.key not found")
-    certificate = {
-        "certificate_chain": {"inline_string": base64.b64decode(data["tls.crt"]).decode()},
-        "private_key": {"inline_string": base64.b64decode(data["tls.key"]).decode()},
-    }
+    found = (world.find("Secret", namespace, name) or {}).get("data") or {}
+    missing = [key for key in ("tls.crt", "tls.key") if not found.get(key)]
+    if missing:
+        told = f"Secret {namespace}/{name} {'has no ' + missing[0] if found else 'not found'}: HTTPS is not served"
+        raise Unsupported(f"{path}.tls.credentialName", told)
+    certificate, key = (base64.b64decode(found[part]).decode() for part in ("tls.crt", "tls.key"))
+    if problem := certificate_problem(certificate, key):
+        raise Unsupported(f"{path}.tls.credentialName", f"Secret {namespace}/{name}: {problem}: HTTPS is not served")
+    pair = {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}}
+    secret = {"@type": f"{_TYPE}.transport_sockets.tls.v3.Secret", "name": name, "tls_certificate": pair}
     context = {
         "@type": f"{_TYPE}.transport_sockets.tls.v3.DownstreamTlsContext",
         "common_tls_context": {
             "alpn_protocols": ["h2", "http/1.1"],
-            "tls_certificates": [certificate],
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "tls_certificate_sds_secret_configs": [{"name": name}],
+            "tls_params": {
+                "tls_minimum_protocol_version": str(tls.get("minProtocolVersion", "TLSV1_2")).replace("TLSV", "TLSv"),
+                "tls_maximum_protocol_version": "TLSv1_3",
+            },
         },
     }
     names = [str(h).rsplit("/", 1)[-1].lower() for h in server.get("hosts") or []]
     out = {**chain, "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
     if "*" not in names:
         out["filter_chain_match"] = {"server_names": names}
-    return out
+    return out, secret
+
+
+def certificate_problem(certificate: str, key: str) -> str:
+    """Why Envoy would refuse the pair, and with it the whole update; empty if it is fine."""
+    try:
+        public = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+        own = load_pem_private_key(key.encode(), None).public_key()
+    except (ValueError, TypeError) as error:
+        return f"tls.crt or tls.key cannot be read ({error})"
+    return "" if own == public else "tls.key is not the key of tls.crt"

@@ -20,11 +20,15 @@ MESH = "mesh"
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """A field of a resource that the stand-in cannot put into force; `field` is a path such as spec.http[0].timeout."""
+    """A field of a resource that the stand-in cannot put into force; `field` is a path such as spec.http[0].timeout.
+
+    A `known` one is a limit of the lab that every run of the product meets: listed, but no fault of the resource.
+    """
 
     resource: str
     field: str
     message: str
+    known: bool = False
 
 
 class Unsupported(ValueError):
@@ -38,8 +42,10 @@ class Unsupported(ValueError):
 
 @dataclass
 class ProxyConfig:
-    """Everything one Envoy gets; endpoints are kept apart because they change most often."""
+    """Everything one Envoy gets; endpoints are kept apart because they change most often, secrets because a new
+    certificate must not end connections."""
 
+    secrets: list[Json] = field(default_factory=list)
     listeners: list[Json] = field(default_factory=list)
     routes: list[Json] = field(default_factory=list)
     clusters: list[Json] = field(default_factory=list)

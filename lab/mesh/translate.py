@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from lab.mesh.authz import policies_for, rbac_filters
+from lab.mesh.authz import rbac_filters, selects
 from lab.mesh.clusters import add_service_clusters, cluster_name, destination_cluster, service_cluster
 from lab.mesh.fields import SUPPORTED, unsupported
 from lab.mesh.listeners import http_chain, listener, tcp_chain, with_tls
@@ -98,7 +98,7 @@ def gateway_config(
     """The configuration of ingress gateway pods with these labels."""
     config, problems = ProxyConfig(), list[Problem]()
     service = _own_service(world, namespace, labels)
-    rbac = rbac_filters(policies_for(world, namespace, labels))
+    rbac = rbac_filters([p for p in world.all("AuthorizationPolicy") if selects(p, namespace, labels)])
     routes: dict[str, tuple[int, list[tuple[Json, Json]]]] = {}
     doors: dict[int, list[Json]] = {}
     tls_ports: set[int] = set()
@@ -116,11 +116,12 @@ def gateway_config(
             chain = http_chain(f"outbound_0.0.0.0_{number}", route, "gateway", access_log, rbac)
             if secure:
                 try:
-                    chain = with_tls(chain, world, namespace, server, f"spec.servers[{i}]")
+                    chain, secret = with_tls(chain, world, namespace, server, f"spec.servers[{i}]")
                 except Unsupported as error:
                     problems.append(Problem(title(gateway), error.path, error.message))
                     continue
                 tls_ports.add(number)
+                config.secrets += [secret] if secret not in config.secrets else []
             elif number in tls_ports:
                 problems.append(Problem(title(gateway), f"spec.servers[{i}].port", "HTTP and HTTPS on one port"))
                 continue

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import yaml
+
 from lab.mesh.model import (
     GATEWAY_NAME_LABEL,
     MANAGED_LABEL,
     WAYPOINT_CLASS,
     Json,
+    Unsupported,
     World,
     has_labels,
     is_http,
@@ -18,10 +21,15 @@ from lab.mesh.model import (
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 CLASS_LABEL = "gateway.networking.k8s.io/gateway-class-name"
 BOUND = "istio.io/WaypointBound"
+_PARAMETERS = "spec.infrastructure.parametersRef"
 
 
-def objects(gateway: Json, proxy_version: str) -> list[tuple[str, Json]]:
-    """(path of the collection, manifest) of the ServiceAccount, Deployment and Service of a waypoint."""
+def objects(world: World, gateway: Json, proxy_version: str) -> list[tuple[str, Json]]:
+    """(path of the collection, manifest) of all that a waypoint consists of; raises Unsupported.
+
+    The ConfigMap of `infrastructure.parametersRef` is laid over it, and only it brings autoscaler and budget.
+    """
+    overlays = _overlays(world, gateway)
     name, namespace = name_of(gateway), namespace_of(gateway)
     selector = {GATEWAY_NAME_LABEL: name}
     labels = {**selector, CLASS_LABEL: WAYPOINT_CLASS, MANAGED_LABEL: "istio.io-mesh-controller"}
@@ -46,15 +54,57 @@ def objects(gateway: Json, proxy_version: str) -> list[tuple[str, Json]]:
         {"name": "status-port", "port": 15021, "appProtocol": "tcp"},
         {"name": "mesh", "port": 15008, "appProtocol": "all"},
     ]
-    wanted: list[tuple[str, str, str, Json]] = [
-        ("api", "v1", "ServiceAccount", {}),
-        ("apis", "apps/v1", "Deployment", {"spec": deployment}),
-        ("api", "v1", "Service", {"spec": {"selector": selector, "ports": ports}}),
-    ]
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+    scaler = {"scaleTargetRef": target, "maxReplicas": 1}
+    wanted: dict[str, tuple[str, str, Json]] = {
+        "serviceAccount": ("api/v1", "ServiceAccount", {}),
+        "deployment": ("apis/apps/v1", "Deployment", {"spec": deployment}),
+        "service": ("api/v1", "Service", {"spec": {"selector": selector, "ports": ports}}),
+        "horizontalPodAutoscaler": ("apis/autoscaling/v2", "HorizontalPodAutoscaler", {"spec": scaler}),
+        "podDisruptionBudget": (
+            "apis/policy/v1",
+            "PodDisruptionBudget",
+            {"spec": {"selector": {"matchLabels": selector}}},
+        ),
+    }
+    if unknown := set(overlays) - set(wanted):
+        raise Unsupported(_PARAMETERS, f"unsupported overlay {sorted(unknown)[0]!r}")
     out = []
-    for root, version, kind, more in wanted:
-        manifest = {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
-        out.append((f"/{root}/{version}/namespaces/{namespace}/{kind.lower()}s", manifest))
+    for key, (version, kind, more) in wanted.items():
+        if key not in overlays and key in ("horizontalPodAutoscaler", "podDisruptionBudget"):
+            continue
+        api_version = version.split("/", 1)[1]
+        manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **more}
+        out.append(
+            (f"/{version}/namespaces/{namespace}/{kind.lower()}s", _over(manifest, overlays.get(key) or {}, key))
+        )
+    return out
+
+
+def _overlays(world: World, gateway: Json) -> Json:
+    given = gateway["spec"].get("infrastructure") or {}
+    reference = given.get("parametersRef")
+    if set(given) - {"parametersRef"}:
+        raise Unsupported("spec.infrastructure", "only parametersRef is supported by the routing stand-in")
+    if not reference:
+        return {}
+    found = world.find("ConfigMap", namespace_of(gateway), str(reference["name"]))
+    if reference.get("kind") != "ConfigMap" or found is None:
+        told = f"{reference.get('kind')} {reference['name']} does not exist: the waypoint is not changed"
+        raise Unsupported(_PARAMETERS, told)
+    return {key: yaml.safe_load(text) or {} for key, text in (found.get("data") or {}).items()}
+
+
+def _over(base: Json, overlay: Json, path: str) -> Json:
+    """A merge of mappings; lists are only added, because Kubernetes merges each kind of list by a rule of its own."""
+    out = dict(base)
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            out[key] = _over(base[key], value, f"{path}.{key}")
+        elif isinstance(value, list) and base.get(key):
+            raise Unsupported(_PARAMETERS, f"{path}.{key}: a list over a list is not supported by the routing stand-in")
+        else:
+            out[key] = value
     return out
 
 
@@ -73,42 +123,87 @@ def programmed(world: World, gateway: Json) -> bool:
     return any(is_ready(p) for p in pods(world, gateway))
 
 
+def attachable(world: World, gateway: Json) -> bool:
+    """Once a pod served, for good: a waypoint that breaks later is not gone round."""
+    return bool((gateway.get("status") or {}).get("addresses")) or programmed(world, gateway)
+
+
 def gateway_status(world: World, gateway: Json, now: str) -> Json:
-    """Accepted at once; Programmed once a pod serves, otherwise with the reason why not."""
+    """Accepted at once; Programmed while a pod serves. Addresses come with the first pod and stay."""
     name, namespace = name_of(gateway), namespace_of(gateway)
     host = f"{name}.{namespace}.svc.cluster.local"
     answer = ("True", "Programmed", f"Resource programmed, assigned to service(s) {host}:15008")
-    if not programmed(world, gateway):
-        states = ", ".join(f"{name_of(p)} not Ready" for p in pods(world, gateway)) or "none exists yet"
-        answer = ("False", "Pending", f"Waypoint {namespace}/{name} has no pod that serves: {states}")
-    conditions = [
-        _condition("Accepted", ("True", "Accepted", "Resource accepted"), gateway, now),
-        _condition("Programmed", answer, gateway, now),
-    ]
-    return {"addresses": [{"type": "Hostname", "value": host}], "conditions": conditions}
+    out: Json = {}
+    if programmed(world, gateway):
+        service = world.find("Service", namespace, name)
+        cluster = str((service or {"spec": {}})["spec"].get("clusterIP", ""))
+        values = ([{"type": "IPAddress", "value": cluster}] if cluster else []) + [{"type": "Hostname", "value": host}]
+        out["addresses"] = values
+    else:
+        # istiod's words; why there is none, it leaves to the reader.
+        why = "; ".join(f"pod {name_of(p)} {trouble(p)}" for p in pods(world, gateway)) or "no pod exists"
+        told = f'Failed to assign to any requested addresses: no instances found for hostname "{host}" ({why})'
+        answer = ("False", "AddressNotAssigned", told)
+    accepted = _condition("Accepted", ("True", "Accepted", "Resource accepted"), gateway, now)
+    generation = {"observedGeneration": int(gateway["metadata"].get("generation", 1))}
+    return out | {"conditions": [accepted | generation, _condition("Programmed", answer, gateway, now) | generation]}
 
 
-def bound_condition(world: World, service: Json, now: str) -> Json | None:
-    """The Service's WaypointBound condition, or None where it asks for no waypoint."""
+def trouble(pod: Json) -> str:
+    """Why a pod does not serve, as its containers' states tell."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "is being deleted"
+    for status in (pod.get("status") or {}).get("containerStatuses") or []:
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        ended = (status.get("lastState") or {}).get("terminated") or (status.get("state") or {}).get("terminated")
+        if waiting.get("message") or ended:
+            exit_code = f"last exit code {ended.get('exitCode')}" if ended else ""
+            parts = [waiting.get("reason", "is not ready"), waiting.get("message", ""), exit_code]
+            return ", ".join(part for part in parts if part)
+    return "is not ready"
+
+
+def binding(world: World, service: Json) -> tuple[str, str, str] | None:
+    """(status, reason, message) of a Service's WaypointBound as istiod has it; None where no waypoint is asked for."""
     place = world.waypoint_of(service)
     if place is None or labels_of(service).get(MANAGED_LABEL):
         return None
-    name = f"{place[0]}/{place[1]}"
-    if world.waypoint(place) is not None:
-        answer = ("True", "WaypointAccepted", f"Successfully attached to waypoint {name}")
-    else:
-        answer = ("False", "WaypointIsMissing", f"associated waypoint {name!r} doesn't exist")
-    return _condition(BOUND, answer, service, now)
+    name = "/".join(place)
+    gateway = world.find("KubernetesGateway", *place)
+    if gateway is None or not attachable(world, gateway):
+        return "False", "WaypointIsNotReady", f'waypoint "{name}" is not ready'
+    if not admits(gateway, service):
+        denied = f'we are not permitted to attach to waypoint "{name}" (missing allowedRoutes?)'
+        return "False", "AttachmentDenied", denied
+    if world.waypoint(place) is None:
+        told = f'attempting to bind to traffic type "service" which the waypoint "{name}" does not support'
+        return "False", "UnsupportedTrafficType", told
+    return "True", "WaypointAccepted", f"Successfully attached to waypoint {name}"
 
 
-def was_bound(service: Json) -> bool:
+def admits(gateway: Json, service: Json) -> bool:
+    """Services of other namespaces need `allowedRoutes.namespaces.from: All`; selectors are not served."""
+    if namespace_of(gateway) == namespace_of(service):
+        return True
+    allowed = [(x.get("allowedRoutes") or {}).get("namespaces") or {} for x in gateway["spec"].get("listeners") or []]
+    return any(a.get("from") == "All" for a in allowed)
+
+
+def bound_condition(world: World, service: Json, now: str) -> Json | None:
+    answer = binding(world, service)
+    return answer and _condition(BOUND, answer, service, now)
+
+
+def is_bound(service: Json) -> bool:
+    """As last reported."""
     conditions = (service.get("status") or {}).get("conditions") or []
     return any(c.get("type") == BOUND and c.get("status") == "True" for c in conditions)
 
 
 def bound_services(world: World, gateway: Json) -> list[Json]:
+    """HTTP Services that ask for this waypoint, whether or not it serves yet."""
     place = (namespace_of(gateway), name_of(gateway))
-    wanted = [s for s in world.services.values() if world.waypoint_of(s) == place]
+    wanted = [s for s in world.services.values() if world.waypoint_of(s) == place and admits(gateway, s)]
     foreign = [s for s in wanted if not labels_of(s).get(MANAGED_LABEL)]
     return [s for s in foreign if any(is_http(p) for p in s["spec"].get("ports") or [])]
 
@@ -123,6 +218,5 @@ def _condition(kind: str, answer: tuple[str, str, str], obj: Json, now: str) -> 
         "status": status,
         "reason": reason,
         "message": message,
-        "observedGeneration": int(obj["metadata"].get("generation", 1)),
         "lastTransitionTime": old.get("lastTransitionTime", now) if old.get("status") == status else now,
     }

@@ -31,13 +31,15 @@ class Publisher:
         self.config = ProxyConfig()
         self._linger_until: float | None = None
         self.pushes = 0
-        for part in ("rds", "eds"):
+        for part in ("rds", "eds", "sds"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
 
     def publish(self, config: ProxyConfig) -> list[str]:
         """Endpoints, then clusters, then routes, then listeners; what is no longer used goes in `clean`."""
         changed: list[str] = []
+        for secret in config.secrets:
+            self._write(self.file("sds", secret["name"]), [secret], f"sds {secret['name']}", changed)
         for name, assignment in config.endpoints.items():
             self._write(self.file("eds", name), [assignment], f"eds {name}", changed)
         wanted = {str(c["name"]): self._cluster(c) for c in config.clusters}
@@ -66,7 +68,8 @@ class Publisher:
         self._clusters = {str(c["name"]): self._cluster(c) for c in self.config.clusters}
         self._write(self.directory / "cds.json", list(self._clusters.values()), "cds", [])
         keep = {self.file("eds", n) for n in self._clusters} | {self.file("rds", r["name"]) for r in self.config.routes}
-        for path in [*(self.directory / "eds").iterdir(), *(self.directory / "rds").iterdir()]:
+        keep |= {self.file("sds", s["name"]) for s in self.config.secrets}
+        for path in [p for part in ("eds", "rds", "sds") for p in (self.directory / part).iterdir()]:
             if path not in keep:
                 path.unlink()
                 self._written.pop(path, None)
@@ -84,6 +87,8 @@ class Publisher:
             rds = chain["filters"][0]["typed_config"].get("rds")
             if rds:
                 rds["config_source"] = source(self.file("rds", rds["route_config_name"]))
+            for secret in _sds(chain):
+                secret["sds_config"] = source(self.file("sds", secret["name"]))
         return out
 
     def _write(self, path: Path, resources: list[Any], what: str, changed: list[str]) -> None:
@@ -96,8 +101,13 @@ class Publisher:
         changed.append(what)
 
 
+def _sds(chain: Json) -> list[Json]:
+    context = chain.get("transport_socket", {}).get("typed_config", {}).get("common_tls_context", {})
+    return list(context.get("tls_certificate_sds_secret_configs", []))
+
+
 def write_atomic(path: Path, text: str) -> None:
-    """Envoy reloads on the move, so it never reads half a file; private, because listeners may hold a TLS key."""
+    """Envoy reloads on the move, so it never reads half a file; private, because secrets hold TLS keys."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as out:
@@ -118,7 +128,9 @@ def static_bootstrap(config: ProxyConfig) -> Json:
     for cluster in config.clusters:
         static = {"type": "STATIC", "load_assignment": _bare(config.endpoints[cluster["name"]])}
         clusters.append(_bare(cluster, "eds_cluster_config") | static)
-    return {"static_resources": {"listeners": [_bare(x) for x in listeners], "clusters": clusters}}
+    secrets = [_bare(s) for s in config.secrets]
+    listed = {"listeners": [_bare(x) for x in listeners], "clusters": clusters, "secrets": secrets}
+    return {"static_resources": listed}
 
 
 def _bare(resource: Json, *without: str) -> Json:

@@ -17,6 +17,7 @@ POLL_SECONDS = 0.2
 # A Service without any pod counts as ready after a while (10 s in pulumi-kubernetes, which lets ready endpoints
 # settle that long too; the lab's do not flap, so ready ones count at once).
 SETTLE_SECONDS = 2.0
+_REVISION = "deployment.kubernetes.io/revision"
 _SKIPS_ON_DELETE = {"Namespace", "DaemonSet", "Deployment"}
 _NO_PODS = (
     "Service does not target any Pods. Selected Pods may not be ready, or "
@@ -55,7 +56,8 @@ def _status(obj: Mapping[str, Any]) -> JSON:
 
 
 def condition(obj: Mapping[str, Any], kind: str) -> JSON:
-    return next((dict(c) for c in _status(obj).get("conditions") or [] if c.get("type") == kind), {})
+    """The condition of that type, in any case of letters; empty if there is none."""
+    return next((dict(c) for c in _status(obj).get("conditions") or [] if c["type"].lower() == kind.lower()), {})
 
 
 def _observed(obj: Mapping[str, Any]) -> bool:
@@ -75,10 +77,15 @@ def deployment(obj: Mapping[str, Any]) -> Status:
     progressing, available = condition(obj, "Progressing"), condition(obj, "Available")
     unmet = [c for c in (progressing, available) if c.get("status") != "True" and c.get("message")]
     reasons = [f"[{c.get('reason')}] {c['message']}" for c in unmet]
-    if ready < wanted:
-        reasons.append(f"Waiting for app ReplicaSet to be available ({ready}/{wanted} Pods available)")
+    live = available.get("status") == "True"
     rolled_out = progressing.get("status") == "True" and progressing.get("reason") == "NewReplicaSetAvailable"
-    return Status(rolled_out and available.get("status") == "True" and ready >= wanted, tuple(reasons))
+    if not live:
+        reasons.append("Minimum number of live Pods was not attained")
+    elif not rolled_out:
+        reasons.append("Minimum number of Pods to consider the application live was not attained")
+    elif ready < wanted:
+        reasons.append("Attempted to roll forward to new ReplicaSet, but minimum number of Pods did not become live")
+    return Status(rolled_out and live and ready >= wanted, tuple(reasons))
 
 
 def daemon_set(obj: Mapping[str, Any]) -> Status:
@@ -110,22 +117,29 @@ CHECKS: dict[str, Check] = {
 
 
 def pod_reasons(pods: list[Any]) -> list[str]:
-    """Why pods are not ready, one line each."""
-    lines = []
+    """Why pods are not ready, one entry each, in pulumi-kubernetes' words."""
+    found = []
     for item in pods:
-        ready = condition(item, "Ready")
-        if ready.get("status") == "True":
-            continue
         why = []
         for container in _status(item).get("containerStatuses") or []:
-            state = container.get("state") or {}
-            stuck = state.get("waiting") or state.get("terminated")
-            if stuck and not container.get("ready"):
-                why.append(f"{container['name']}: [{stuck.get('reason')}] {stuck.get('message', '')}".strip())
-        fallback = ready.get("message") or f"phase {_status(item).get('phase', 'unknown')}"
-        name = f"[Pod {meta(item).get('namespace')}/{meta(item).get('name')}]"
-        lines.append(f"{name}: {'; '.join(why) or fallback}")
-    return lines
+            state, name = container.get("state") or {}, container["name"]
+            waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+            last = (container.get("lastState") or {}).get("terminated")
+            if container.get("ready"):
+                continue
+            if waiting.get("reason", "ContainerCreating") != "ContainerCreating":
+                why.append(f"[{waiting['reason']}] {waiting.get('message', '')}".strip())
+            if ended.get("reason"):
+                why.append(f'container "{name}" completed with exit code {ended["exitCode"]}')
+            if last:
+                how = f"{last.get('reason')}: exit code {last.get('exitCode')}"
+                why.append(f'container "{name}" terminated at {last.get("finishedAt")} ({how})')
+        ready = condition(item, "Ready")
+        message = ready.get("message") or ""
+        if ready.get("status") != "True" and (why or message):
+            name = f"[Pod {meta(item).get('namespace')}/{meta(item).get('name')}]"
+            found.append(f"{name}: {message}" + "\n".join(why))
+    return found
 
 
 @dataclass(frozen=True)
@@ -197,15 +211,27 @@ class Waiter:
         return service
 
     def _pods(self, owner: JSON) -> list[str]:
-        """Reasons of the pods behind a workload."""
+        """Reasons of the pods behind a workload: of a Deployment those of its newest ReplicaSet."""
         labels = ((owner.get("spec") or {}).get("selector") or {}).get("matchLabels")
         if owner.get("kind") not in ("Deployment", "DaemonSet") or not labels:
             return []
-        return pod_reasons(self.cluster.items(f"/api/v1/namespaces/{meta(owner)['namespace']}/pods", labels))
+        space, owners = f"namespaces/{meta(owner)['namespace']}", {meta(owner).get("uid")}
+        if owner["kind"] == "Deployment":
+            revision = annotation(owner, _REVISION)
+            sets = self.cluster.items(f"/apis/apps/v1/{space}/replicasets", labels)
+            owners = {meta(s)["uid"] for s in sets if _owned(s, owners) and annotation(s, _REVISION) == revision}
+        return pod_reasons([pod for pod in self.cluster.items(f"/api/v1/{space}/pods", labels) if _owned(pod, owners)])
+
+
+def _owned(obj: JSON, uids: set[Any]) -> bool:
+    return any(reference["uid"] in uids for reference in meta(obj).get("ownerReferences") or [])
 
 
 def wait_for(text: str) -> Check:
-    """The check that `pulumi.com/waitFor` describes: `condition=Type[=Status]`."""
+    """The check that `pulumi.com/waitFor` describes: `condition=Type[=Status]`.
+
+    Its reasons are more than pulumi-kubernetes 4.32 tells: that says only that it timed out.
+    """
     how, _, rest = text.partition("=")
     kind, _, wanted = rest.partition("=")
     if how != "condition" or not kind:
@@ -216,8 +242,10 @@ def wait_for(text: str) -> Check:
         generation = meta(obj).get("generation", 0)
         seen = (item.get("observedGeneration", generation) for item in (found, _status(obj)))
         holds = str(found.get("status", "")).lower() == (wanted or "True").lower()
-        told = [f"{c['type']}={c['status']} [{c.get('reason')}]" for c in _status(obj).get("conditions") or []]
-        reason = f"conditions: {', '.join(told) or 'none reported yet'}"
-        return Status(holds and all(number >= generation for number in seen), (reason,))
+        told = [
+            f"{c['type']}={c['status']}: [{c.get('reason')}] {c.get('message', '')}".strip()
+            for c in _status(obj).get("conditions") or []
+        ]
+        return Status(holds and all(number >= generation for number in seen), tuple(told or ["no conditions reported"]))
 
     return check

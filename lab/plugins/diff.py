@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
 from typing import Any
 
 from lab.plugins.protos import JSON, UNKNOWN
+from lab.quantity import quantity
 
 ADD, UPDATE, DELETE = "add", "update", "delete"
 _MISSING = object()
@@ -81,13 +81,3 @@ def _same(path: tuple[str | int, ...], old: Any, new: Any) -> bool:
         return old is new
     sized = bool({"limits", "requests"} & set(path))
     return bool(old == new) or (sized and quantity(old) is not None and quantity(old) == quantity(new))
-
-
-_SUFFIX: dict[str, Decimal | int] = {"m": Decimal("0.001"), "": 1, "k": 10**3, "M": 10**6, "G": 10**9}
-_SUFFIX |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-
-
-def quantity(value: Any) -> Decimal | None:
-    """A resource quantity as a number (the API server gives `1000m` back as `1`)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", str(value))
-    return Decimal(match[1]) * _SUFFIX[match[2]] if match and match[2] in _SUFFIX else None

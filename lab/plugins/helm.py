@@ -1,4 +1,4 @@
-"""`kubernetes:helm.sh/v3:Release` for charts without templating: installs, upgrades, uninstalls.
+"""`kubernetes:helm.sh/v3:Release` for charts with next to no templating: installs, upgrades, uninstalls.
 
 The state file says which objects a release holds; they carry Helm's marks of ownership. Helm's own records are not
 kept, so there is no history to limit (`maxHistory`).
@@ -6,6 +6,9 @@ kept, so there is no history to limit (`maxHistory`).
 
 from __future__ import annotations
 
+import json
+import re
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,10 @@ from lab.plugins.resources import Change, Partial
 MANAGER = "helm"
 DEFAULT_TIMEOUT = 300
 ESCAPED = '{{ "{{" }}'
+# All of Helm's language that this stand-in knows: a value, a value as YAML, and a file that a value switches on.
+_VALUE = re.compile(r"\{\{ \.Values\.([\w.]+) \}\}")
+_BLOCK = re.compile(r"\{\{- toYaml \.Values\.([\w.]+) \| nindent (\d+) \}\}")
+_SWITCHED = re.compile(r"\{\{- if \.Values\.([\w.]+) \}\}\n(.*)\{\{- end \}\}\n", re.DOTALL)
 _SUPPORTED = {"chart", "compat", "maxHistory", "name", "namespace", "repositoryOpts", "timeout", "values", "version"}
 _ORDER = (
     "Namespace", "ServiceAccount", "ConfigMap", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding",
@@ -54,14 +61,40 @@ def load_chart(inputs: Mapping[str, Any]) -> Chart:
     wanted = inputs.get("version")
     if wanted and str(wanted).lstrip("v") != str(metadata["version"]):
         raise ValueError(f"chart {folder} has version {metadata['version']}, not {wanted}")
-    manifest = ""
+    manifest, values = "", _over(yaml.safe_load((folder / "values.yaml").read_text()), inputs.get("values") or {})
     for path in sorted((folder / "templates").glob("*.yaml")):
-        text = path.read_text()
+        text = _render(path, values)
         if "{{" in text.replace(ESCAPED, "") or "helm.sh/hook" in text:
-            raise ValueError(f"the kubernetes stand-in installs plain YAML only, but {path} has expressions or hooks")
+            raise ValueError(f"the kubernetes stand-in knows simple values only, but {path} has expressions or hooks")
         name = f"{metadata['name']}/templates/{path.name}"
         manifest += f"---\n# Source: {name}\n{text.replace(ESCAPED, '{{')}\n"
     return Chart(metadata, manifest)
+
+
+def _over(low: Any, high: Any) -> Any:
+    if not isinstance(low, dict) or not isinstance(high, dict):
+        return high
+    return low | {key: _over(low.get(key), value) for key, value in high.items()}
+
+
+def _render(path: Path, values: JSON) -> str:
+    import yaml
+
+    def value(name: str) -> Any:
+        found: Any = values
+        for key in name.split("."):
+            if key not in found:
+                raise ValueError(f"{path}: the chart has no value {name}")
+            found = found[key]
+        return found
+
+    def block(match: re.Match[str]) -> str:
+        return textwrap.indent("\n" + yaml.safe_dump(value(match[1])), " " * int(match[2]))
+
+    text = path.read_text()
+    if switched := _SWITCHED.fullmatch(text):
+        text = switched[2] if value(switched[1]) else ""
+    return _BLOCK.sub(block, _VALUE.sub(lambda match: json.dumps(value(match[1])), text))
 
 
 def parse(manifest: str) -> list[JSON]:

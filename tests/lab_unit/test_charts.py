@@ -1,4 +1,4 @@
-"""The lab's charts: what they hold, that they are plain YAML, and that a template expression would be refused."""
+"""The lab's charts: what they hold, the few values that count, and that other template expressions are refused."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "charts"
 
 
-def objects(folder: Path, chart: str) -> dict[str, Any]:
-    return {item["kind"]: item for item in parse(load_chart({"chart": str(folder / chart)}).manifest)}
+def objects(folder: Path, chart: str, **values: Any) -> dict[str, Any]:
+    loaded = load_chart({"chart": str(folder / chart), "values": values})
+    return {item["kind"]: item for item in parse(loaded.manifest)}
 
 
 def test_five_charts_of_the_istio_version(folder: Path) -> None:
@@ -76,11 +77,25 @@ def test_accounts_and_services_are_installed_before_the_pods_that_use_them(folde
         "ServiceAccount",
         "Service",
         "Deployment",
+        "HorizontalPodAutoscaler",
     ]
 
 
-def test_a_template_expression_is_refused(folder: Path) -> None:
-    (folder / "cni" / "templates" / "extra.yaml").write_text("a: {{ .Values.a }}\n")
+def test_the_gateway_has_as_many_replicas_as_its_autoscaler_wants_and_a_budget_if_asked_for(folder: Path) -> None:
+    plain = objects(folder, "gateway")
+    assert "replicas" not in plain["Deployment"]["spec"], "an upgrade would take them from the autoscaler"
+    assert plain["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 1
+    found = objects(folder, "gateway", autoscaling={"minReplicas": 2}, podDisruptionBudget={"maxUnavailable": 1})
+    limits = found["HorizontalPodAutoscaler"]["spec"]
+    assert (limits["minReplicas"], limits["maxReplicas"]) == (2, 5)
+    budget = found["PodDisruptionBudget"]["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"] == found["Deployment"]["spec"]["selector"]
+
+
+@pytest.mark.parametrize("expression", ["a: {{ .Values.none }}\n", 'a: {{ include "b" . }}\n'])
+def test_another_template_expression_is_refused(folder: Path, expression: str) -> None:
+    (folder / "cni" / "templates" / "extra.yaml").write_text(expression)
     with pytest.raises(ValueError, match=r"extra\.yaml"):
         load_chart({"chart": str(folder / "cni")})
 

@@ -122,7 +122,6 @@ class TestDiff:
     )
     def test_immutable_fields_force_a_new_object(self, kind: str, path: str, replaced: bool) -> None:
         api_version, _, name = kind.rpartition("/")
-        assert api_version, "the kind names its group"
         forced = diff.force_new({"apiVersion": api_version, "kind": name})
         assert diff.replacements({path: "update"}, forced) == ([path] if replaced else [])
 
@@ -165,7 +164,7 @@ class TestIgnoredChanges:
     urn = "urn:pulumi:lab::canary::kubernetes:apps/v1:Deployment::web"
 
     def web(self, replicas: int, image: str, *owners: str) -> Json:
-        managed = [
+        managed: list[Json] = [
             {"manager": owner, "operation": "Apply" if owner == "pulumi-kubernetes-0badcafe" else "Update",
              "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
             for owner in owners
@@ -355,7 +354,14 @@ class TestReadiness:
             "status": {"containerStatuses": [{"name": "app", "ready": False, "state": {"waiting": waiting}}]},
         }
         good = {"metadata": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        assert awaits.pod_reasons([good, bad]) == ["[Pod shop/web-1]: app: [CrashLoopBackOff] back-off"]
+        assert awaits.pod_reasons([good, bad]) == ["[Pod shop/web-1]: [CrashLoopBackOff] back-off"]
+
+    def test_a_waypoint_that_is_not_programmed_says_why(self) -> None:
+        unknown = {"type": "Programmed", "status": "Unknown", "reason": "Pending", "message": "no controller"}
+        gateway: Json = {"metadata": {"generation": 1}, "status": {"conditions": [unknown]}}
+        assert awaits.wait_for("condition=Programmed")(gateway).reasons == (
+            "Programmed=Unknown: [Pending] no controller",
+        )
 
     def test_endpoints_that_are_going_away_are_not_waited_for(self) -> None:
         states = [{"ready": True}, {"ready": False}, {"ready": False, "terminating": True}]
@@ -372,7 +378,7 @@ class TestReadiness:
         ("expression", "holds"),
         [
             ("condition=Programmed", True),
-            ("condition=programmed=true", False),  # the type is matched as written
+            ("condition=programmed=true", True),
             ("condition=Accepted", False),
             ("condition=Accepted=False", True),
         ],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab import telemetry
-from lab.telemetry import Metrics, Tail, Workload, destination_service, workload_of
+from lab.telemetry import Metrics, Tail, Workload, destination_service, scrape_target, workload_of
 
 Json = dict[str, Any]
 GATEWAY = Workload("istio-ingressgateway", "istio-ingress")
@@ -54,6 +54,26 @@ def test_a_waypoint_reports_as_waypoint_and_knows_its_service() -> None:
     text = text_of(line(role="waypoint", upstream_cluster="inbound-vip|80|http/canary|web.shop.svc.cluster.local"))
     assert 'reporter="waypoint",source_workload="unknown"' in text
     assert 'destination_service_name="web"' in text
+
+
+def test_a_grpc_call_tells_its_own_status() -> None:
+    text = text_of(line(grpc_status=14), line(grpc_status=None))
+    assert 'request_protocol="grpc",response_code="200",grpc_response_status="14"' in text
+    assert 'request_protocol="http",response_code="200",grpc_response_status=""' in text
+
+
+def test_prometheus_is_told_of_sample_pods_with_their_labels() -> None:
+    pod = {
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web", "version": "canary", "x": "y"}},
+        "spec": {"containers": [{"image": "registry/sample-web:2.0", "ports": [{"containerPort": 8080}]}]},
+        "status": {"podIP": "10.244.1.9"},
+    }
+    labels = {"namespace": "shop", "pod": "web-1", "app": "web", "version": "canary"}
+    assert scrape_target(pod) == {"targets": ["10.244.1.9:8080"], "labels": labels}
+    grpc = pod | {"spec": {"containers": [{"image": "sample-grpc:1.0"}]}}
+    assert (scrape_target(grpc) or {})["targets"] == ["10.244.1.9:9102"]
+    assert scrape_target(pod | {"spec": {"containers": [{"image": "istio/proxyv2:1"}]}}) is None
+    assert scrape_target(pod | {"status": {}}) is None
 
 
 @pytest.mark.parametrize(

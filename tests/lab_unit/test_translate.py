@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import os
 from typing import Any
 
 import pytest
+from cryptography import x509
 
-from lab.mesh.model import World
-from lab.mesh.translate import accept, check, gateway_config, node_config, waypoint_config
+from lab import pki
+from lab.mesh import waypoint
+from lab.mesh.authz import not_enforced, rbac_filters
+from lab.mesh.clusters import service_cluster
+from lab.mesh.model import Unsupported, World
+from lab.mesh.translate import accept, check, gateway_config, is_proxy_pod, node_config, waypoint_config
 from tests.golden_routes.cases import (
     CASES,
     HERE,
@@ -239,13 +245,13 @@ def test_traffic_policies_that_are_not_supported_are_named(policy: Json, field: 
 @pytest.mark.parametrize(
     ("rule", "field"),
     [
-        ({"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}, "spec.rules[0].from"),
-        ({"to": [{"operation": {"paths": ["/admin"]}}]}, "spec.rules[0].to"),
+        ({"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}, "spec.rules[0].from[0].source.ipBlocks"),
+        ({"to": [{"operation": {"paths": ["/a/{*}"]}}]}, "spec.rules[0].to[0].operation.paths"),
         ({"when": [{"key": "source.ip", "values": ["10.0.0.1"]}]}, "spec.rules[0].when[0].key"),
-        ({"when": [{"key": "request.headers[a]", "values": ["b*"]}]}, "spec.rules[0].when[0].values"),
+        ({"when": [{"key": "request.headers[a]"}]}, "spec.rules[0].when[0]"),
     ],
 )
-def test_policies_are_on_request_headers_only(rule: Json, field: str) -> None:
+def test_policy_fields_that_are_not_supported_are_named(rule: Json, field: str) -> None:
     policy = {"kind": "AuthorizationPolicy", "metadata": {"name": "edge"}, "spec": {"action": "DENY", "rules": [rule]}}
     assert [p.field for p in check(policy)] == [field]
 
@@ -267,3 +273,261 @@ def test_authorization_policy_becomes_filters_in_order() -> None:
     assert [p for o in policies for p in check(o)] == []
     chain = gateway_of(case_with(policies)).listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
     assert [f["name"].rsplit(".", 1)[-1] for f in chain["http_filters"]] == ["deny", "allow", "fault", "router"]
+
+
+def policy(namespace: str, rule: Json | None = None, **spec: Any) -> Json:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "p", "namespace": namespace},
+        "spec": {"action": "ALLOW", "rules": [rule or {}], **spec},
+    }
+
+
+def test_operations_and_absent_identities_become_rbac() -> None:
+    operation = {"hosts": ["shop.example.com", "*.lab"], "notPaths": ["/admin*"], "ports": ["80"], "methods": ["GET"]}
+    one = policy(GATEWAY_NAMESPACE, {"to": [{"operation": operation}], "from": [{"source": {"principals": ["a/b"]}}]})
+    assert check(one) == []
+    [rbac] = [f["typed_config"] for f in rbac_filters([one])]
+    [rule] = rbac["rules"]["policies"].values()
+    [operations] = rule["permissions"][0]["and_rules"]["rules"]
+    hosts, ports, methods, paths = operations["or_rules"]["rules"][0]["and_rules"]["rules"]
+    assert [h["header"]["string_match"] for h in hosts["or_rules"]["rules"]] == [
+        {"exact": "shop.example.com", "ignore_case": True},
+        {"suffix": ".lab", "ignore_case": True},
+    ]
+    assert ports == {"or_rules": {"rules": [{"destination_port": 80}]}}
+    assert methods["or_rules"]["rules"][0]["header"]["string_match"] == {"exact": "GET"}
+    assert paths == {"not_rule": {"or_rules": {"rules": [{"url_path": {"path": {"prefix": "/admin"}}}]}}}
+    nobody = rule["principals"][0]["and_ids"]["ids"][0]["or_ids"]["ids"][0]["and_ids"]["ids"]
+    assert nobody == [{"or_ids": {"ids": [{"not_id": {"any": True}}]}}], "a gateway's callers have no identity"
+
+
+@pytest.mark.parametrize(
+    ("one", "told"),
+    [
+        (policy(GATEWAY_NAMESPACE, selector={"matchLabels": GATEWAY_LABELS}), ""),
+        (policy(GATEWAY_NAMESPACE), ""),
+        (policy("shop", selector={"matchLabels": {"app": "web"}}), "selects 3 pods"),
+        (policy("shop", targetRefs=[{"kind": "Service", "name": "web"}]), "waypoints enforce no policies"),
+        (policy("elsewhere"), "selects no pod"),
+    ],
+)
+def test_policies_without_effect_are_told(one: Json, told: str) -> None:
+    gateway_pod = {
+        "kind": "Pod",
+        "metadata": {"name": "g", "namespace": GATEWAY_NAMESPACE, "labels": GATEWAY_LABELS},
+        "spec": {"containers": [{"image": "istio/proxyv2:1"}]},
+    }
+    found = not_enforced(recorded_world([gateway_pod, one]), one, is_proxy_pod)
+    assert (told in found) if told else found == ""
+    assert not found or "not enforced here" in found
+
+
+def https_case(secret: Json | None) -> list[Json]:
+    tls = {"mode": "SIMPLE", "credentialName": "shop-tls", "minProtocolVersion": "TLSV1_3"}
+    server = {"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["shop.example.com"], "tls": tls}
+    case = case_with([virtual_service()])
+    gateways = copy.deepcopy([m for m in case.manifests if m["kind"] == "Gateway"])
+    gateways[0]["spec"]["servers"].append(server)
+    gateways[0]["spec"]["servers"][0]["tls"] = {"httpsRedirect": True}
+    others = [m for m in case.manifests if m["kind"] != "Gateway"]
+    return [*gateways, *others, *([secret] if secret else [])]
+
+
+def tls_secret(certificate: str, key: str) -> Json:
+    pair = {"tls.crt": certificate, "tls.key": key}
+    data = {name: base64.b64encode(value.encode()).decode() for name, value in pair.items()}
+    return {"kind": "Secret", "metadata": {"name": "shop-tls", "namespace": GATEWAY_NAMESPACE}, "data": data}
+
+
+def https_of(secret: Json | None) -> Any:
+    return gateway_config(recorded_world(https_case(secret)), GATEWAY_NAMESPACE, GATEWAY_LABELS, "/dev/null")
+
+
+def test_https_is_served_with_the_secret_and_http_redirects() -> None:
+    certificate, key = pki.self_signed(["shop.example.com"])
+    config, problems = https_of(tls_secret(certificate, key))
+    assert problems == []
+    [door] = [x for x in config.listeners if x["name"].endswith("_443")]
+    [chain] = door["filter_chains"]
+    assert chain["filter_chain_match"] == {"server_names": ["shop.example.com"]}
+    context = chain["transport_socket"]["typed_config"]["common_tls_context"]
+    assert context["tls_params"]["tls_minimum_protocol_version"] == "TLSv1_3"
+    assert context["tls_certificate_sds_secret_configs"] == [{"name": "shop-tls"}]
+    assert config.secrets[0]["tls_certificate"]["private_key"] == {"inline_string": key}
+    http = next(r for r in config.routes if r["name"] == ROUTE_NAME)
+    assert [v["require_tls"] for v in http["virtual_hosts"]] == ["ALL"]
+    assert (
+        "self-signed lab certificate" in x509.load_pem_x509_certificate(certificate.encode()).subject.rfc4514_string()
+    )
+
+
+@pytest.mark.parametrize(
+    ("secret", "told"),
+    [
+        (None, "Secret istio-ingress/shop-tls not found"),
+        (tls_secret("", ""), "Secret istio-ingress/shop-tls has no tls.crt"),
+        (tls_secret("x", "y"), "cannot be read"),
+        (tls_secret(pki.self_signed(["a.b"])[0], pki.self_signed(["a.b"])[1]), "not the key of tls.crt"),
+    ],
+)
+def test_without_a_good_secret_https_is_not_served_and_says_why(secret: Json | None, told: str) -> None:
+    config, [problem] = https_of(secret)
+    assert [x["name"].rsplit("_", 1)[1] for x in config.listeners] == ["80"] and config.secrets == []
+    assert problem.field == "spec.servers[1].tls.credentialName"
+    assert told in problem.message and "HTTPS is not served" in problem.message and not problem.known
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http2", "kubernetes.io/h2c"])
+def test_http2_upstream_by_app_protocol(protocol: str) -> None:
+    options = service_cluster("c", {}, {"appProtocol": protocol})["typed_extension_protocol_options"]
+    assert [o["explicit_http_config"] for o in options.values()] == [{"http2_protocol_options": {}}]
+    assert "typed_extension_protocol_options" not in service_cluster("c", {}, {"appProtocol": "http"})
+
+
+def test_grpc_retry_conditions_are_passed_on() -> None:
+    words = "unavailable,cancelled,resource-exhausted"
+    case = case_with([second([], "grpc")])
+    case.manifests[-1]["spec"]["http"][0]["retries"] = {"attempts": 2, "retryOn": words}
+    for config in (gateway_of(case), waypoint_of(case)):
+        assert config.routes[0]["virtual_hosts"][0]["routes"][0]["route"]["retry_policy"]["retry_on"] == words
+
+
+def test_response_headers_are_set_by_destination_at_both_doors() -> None:
+    def leg(track: str, **more: Any) -> Json:
+        return {"destination": {"host": "web"}, "headers": {"response": {"set": {"x-canary-route": track}}}, **more}
+
+    split = second([], "split")
+    split["spec"]["http"] = [
+        {"name": "rule", "match": [{"method": {"exact": "PUT"}}], "route": [leg("rule/canary")]},
+        {"name": "default", "route": [leg("default/stable", weight=90), leg("default/canary", weight=10)]},
+    ]
+    for config in (gateway_of(case_with([split])), waypoint_of(case_with([split]))):
+        rule, default = config.routes[0]["virtual_hosts"][0]["routes"]
+        holders = [rule, *default["route"]["weighted_clusters"]["clusters"]]
+        added = [h["response_headers_to_add"][0] for h in holders]
+        values = [a["header"]["value"] for a in added]
+        assert values == ["rule/canary", "default/stable", "default/canary"]
+        assert {a["append_action"] for a in added} == {"OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def bindable(*objects: Json, label: str = "waypoint", **changes: Any) -> tuple[World, Json]:
+    base = recorded_world([*objects])
+    service = copy.deepcopy(base.services["web.shop.svc.cluster.local"])
+    service["metadata"]["labels"] = {"istio.io/use-waypoint": label, **changes}
+    kinds = ("Service", "EndpointSlice", "Pod", "KubernetesGateway")
+    others = [o for k in kinds for o in base.all(k) if o["metadata"]["name"] != "web"]
+    return World([*others, service]), service
+
+
+def waypoint_pod(**status: Any) -> Json:
+    labels = {"gateway.networking.k8s.io/gateway-name": "waypoint"}
+    metadata = {"name": "waypoint-1", "namespace": "shop", "labels": labels}
+    return {"kind": "Pod", "metadata": metadata, "spec": {}, "status": status}
+
+
+READY = {"conditions": [{"type": "Ready", "status": "True"}]}
+
+
+def test_a_service_is_bound_once_its_waypoint_served_and_stays_bound() -> None:
+    world, service = bindable(waypoint_gateway(), waypoint_pod())
+    assert waypoint.binding(world, service) == ("False", "WaypointIsNotReady", 'waypoint "shop/waypoint" is not ready')
+    world, service = bindable(waypoint_gateway(), waypoint_pod(**READY))
+    bound = ("True", "WaypointAccepted", "Successfully attached to waypoint shop/waypoint")
+    assert waypoint.binding(world, service) == bound
+    broken = waypoint_gateway() | {"status": {"addresses": [{"value": "waypoint"}]}}
+    world, service = bindable(broken, waypoint_pod())
+    assert waypoint.binding(world, service) == bound, "it fails rather than being gone round"
+
+
+def test_a_service_that_is_not_bound_says_why() -> None:
+    world, service = bindable(label="absent")
+    assert (waypoint.binding(world, service) or ())[1:2] == ("WaypointIsNotReady",)
+    world, service = bindable(waypoint_gateway(), label="none")
+    assert waypoint.binding(world, service) is None and waypoint.bound_condition(world, service, "now") is None
+    workloads = waypoint_gateway()
+    workloads["metadata"]["labels"] = {"istio.io/waypoint-for": "workload"}
+    world, service = bindable(workloads, waypoint_pod(**READY))
+    assert (waypoint.binding(world, service) or ())[1:2] == ("UnsupportedTrafficType",)
+    far, place = waypoint_gateway(), {"istio.io/use-waypoint-namespace": "infra"}
+    far["metadata"]["namespace"] = "infra"
+    far["status"] = {"addresses": [{"value": "x"}]}
+    world, service = bindable(far, **place)
+    assert (waypoint.binding(world, service) or ())[1:2] == ("AttachmentDenied",)
+    assert waypoint.bound_services(world, far) == []
+    far["spec"]["listeners"][0]["allowedRoutes"] = {"namespaces": {"from": "All"}}
+    assert (waypoint.binding(world, service) or ())[:1] == ("True",)
+
+
+@pytest.mark.parametrize(
+    ("pods", "told"),
+    [
+        ([], "no pod exists"),
+        ([waypoint_pod()], "pod waypoint-1 is not ready"),
+        (
+            [
+                waypoint_pod(
+                    containerStatuses=[
+                        {
+                            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 4s"}},
+                            "lastState": {"terminated": {"exitCode": 1}},
+                        }
+                    ]
+                )
+            ],
+            "pod waypoint-1 CrashLoopBackOff, back-off 4s, last exit code 1",
+        ),
+    ],
+)
+def test_a_waypoint_that_does_not_serve_says_why(pods: list[Json], told: str) -> None:
+    world, _ = bindable(waypoint_gateway(), *pods)
+    status = waypoint.gateway_status(world, world.all("KubernetesGateway")[0], "now")
+    accepted, programmed = status["conditions"]
+    assert (accepted["status"], programmed["status"], programmed["reason"]) == ("True", "False", "AddressNotAssigned")
+    assert told in programmed["message"] and "addresses" not in status
+
+
+def with_parameters(data: Json | None) -> tuple[World, Json]:
+    gateway = waypoint_gateway()
+    gateway["metadata"]["uid"] = "u"
+    reference = {"group": "", "kind": "ConfigMap", "name": "size"}
+    gateway["spec"]["infrastructure"] = {"parametersRef": reference}
+    config = {"kind": "ConfigMap", "metadata": {"name": "size", "namespace": "shop"}, "data": data}
+    return World([gateway, *([config] if data is not None else [])]), gateway
+
+
+def test_parameters_are_laid_over_what_a_waypoint_consists_of() -> None:
+    spread = '{"spec": {"template": {"spec": {"topologySpreadConstraints": [{"maxSkew": 1}]}}}}'
+    sizes = {"horizontalPodAutoscaler": "spec: {minReplicas: 2, maxReplicas: 5}", "deployment": spread}
+    world, gateway = with_parameters({**sizes, "podDisruptionBudget": "spec: {minAvailable: 1}"})
+    made = {m["kind"]: (path, m) for path, m in waypoint.objects(world, gateway, "1")}
+    assert sorted(made) == [
+        *("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service", "ServiceAccount"),
+    ]
+    path, scaler = made["HorizontalPodAutoscaler"]
+    assert path == "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers"
+    assert scaler["spec"]["maxReplicas"] == 5 and scaler["spec"]["scaleTargetRef"]["name"] == "waypoint"
+    budget = made["PodDisruptionBudget"][1]["spec"]
+    assert budget["minAvailable"] == 1 and budget["selector"]["matchLabels"]
+    pod = made["Deployment"][1]["spec"]["template"]["spec"]
+    assert pod["topologySpreadConstraints"] and pod["containers"][0]["name"] == "istio-proxy"
+    plain = waypoint_gateway()
+    plain["metadata"]["uid"] = "u"
+    assert [m["kind"] for _, m in waypoint.objects(World([plain]), plain, "1")] == [
+        *("ServiceAccount", "Deployment", "Service"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (None, "ConfigMap size does not exist"),
+        ({"replicas": "2"}, "unsupported overlay 'replicas'"),
+        ({"deployment": "spec: {template: {spec: {containers: [{name: x}]}}}"}, "a list over a list"),
+    ],
+)
+def test_parameters_that_cannot_be_laid_over_are_refused(data: Json | None, told: str) -> None:
+    world, gateway = with_parameters(data)
+    with pytest.raises(Unsupported, match=told):
+        waypoint.objects(world, gateway, "1")

@@ -18,7 +18,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("rejected", ["web:2.0"], "canary:rejected: got 'settings': is Flagger's to decide"),
     ("services.web.canary", {"image": "web:2.0"}, "services.web.canary: got 'web:2.0': is made by Flagger"),
     ("services.web.rules", [{"name": "qa", "users": ["1"]}], "services.web.rules: got ['qa']: would need a route"),
-    ("services.web.autoscale", {"min": 2, "max": 4}, "services.web.autoscale: got 'settings': is not supported"),
     ("services.web.flagger", {"interval": "5s"}, "flagger.interval: got '5s': input should be greater than or equal"),
     ("services.web.flagger", {"stepWeights": [50, 20]}, "stepWeights has to rise from 1 or more to at most 100"),
     ("services.web.flagger", {"stepWeights": [20, 50], "stepWeight": 5}, "drop stepWeight and maxWeight"),
@@ -97,22 +96,36 @@ def test_the_queries_ask_for_what_ambient_reports() -> None:
 
 def test_no_metric_bears_a_name_under_which_flagger_would_run_its_own_query() -> None:
     settings, _ = checks.parse(_raw())
-    names = {one["name"] for one in canaries.canary_spec("web", settings)["analysis"]["metrics"]}
+    names = {one["name"] for one in canaries.canary_spec(settings, "web")["analysis"]["metrics"]}
     assert len(names) == 2
     assert not names & {"request-success-rate", "request-duration"}
 
 
 def test_the_targets_pods_are_selected_by_what_flagger_changes_for_the_primary() -> None:
     settings, _ = checks.parse(_raw())
-    spec = canaries.deployment_spec("web", settings)
+    spec = canaries.deployment_spec(settings, "web")
     assert spec["selector"] == {"matchLabels": {"app": "web"}}
     assert spec["template"]["metadata"]["labels"]["app"] == "web"
     assert "version" not in str(spec), "the primary would carry the same"
 
 
+def test_an_autoscaler_scales_the_target_and_is_named_to_flagger_which_makes_the_primarys_like_it() -> None:
+    settings, _ = checks.parse(_raw(**{"services.web.autoscale": {"min": 2, "max": 6}}))
+    scaler = canaries.autoscaler_spec(settings, "web")
+    assert scaler and (scaler["scaleTargetRef"]["name"], scaler["minReplicas"], scaler["maxReplicas"]) == ("web", 2, 6)
+    named = canaries.canary_spec(settings, "web")["autoscalerRef"]
+    assert (named["kind"], named["name"]) == ("HorizontalPodAutoscaler", "web")
+
+
+def test_the_budget_for_disruptions_is_the_primarys_which_serves() -> None:
+    settings, _ = checks.parse(_raw())
+    budget = canaries.disruption_spec(settings, "web")
+    assert budget and budget["selector"] == {"matchLabels": {"app": "web-primary"}}
+
+
 def test_a_list_of_steps_takes_the_place_of_an_even_step() -> None:
     settings, _ = checks.parse(_raw(**{"services.web.flagger": {"stepWeights": [20, 50]}}))
-    analysis = canaries.canary_spec("web", settings)["analysis"]
+    analysis = canaries.canary_spec(settings, "web")["analysis"]
     assert analysis["stepWeights"] == [20, 50]
     assert not {"stepWeight", "maxWeight"} & analysis.keys(), "Flagger would prefer the even step"
 

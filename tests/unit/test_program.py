@@ -190,14 +190,14 @@ def test_an_edited_object_is_written_again_although_the_settings_did_not_change(
     assert changed(repaired, again) == []
 
 
-def test_a_route_that_somebody_deleted_is_named_with_the_cure_and_does_not_fail_the_program(
+def test_a_route_that_somebody_deleted_is_named_and_made_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = lab(0, canary="sample-web:2.0")
     before = after(lab(), config)
     run = program.run(config, recorded=program.recorded_from(before), seen=_seen(before, routes={}, cluster=None))
-    assert changed(before, run) == []
-    assert "VirtualService web is gone from the cluster; `pulumi refresh`" in caplog.text
+    assert changed(before, run) == ["web-vs"]
+    assert "VirtualService web is gone from the cluster; this update makes it again" in caplog.text
 
 
 def test_what_nobody_edited_is_not_written_again() -> None:

@@ -15,9 +15,8 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 def written(web: dict[str, Any], **changes: Any) -> dict[str, Any]:
     settings, _ = checks.parse(web | changes)
-    notes = record.notes(
-        None, record.wanted("web", settings), configured=settings.weight, now=NOW, cluster="one", repairs=3
-    )
+    notes = record.notes(None, record.wanted("web", settings), configured=settings.weight, now=NOW, cluster="one")
+    notes |= record.Written({}, 3).notes
     return {"metadata": {"annotations": notes}, "spec": routes.virtual_service_spec("web", settings)}
 
 

@@ -134,7 +134,7 @@ def test_an_override_lets_exactly_its_change_pass_and_only_for_a_day() -> None:
 
 
 def test_each_refusal_shows_the_way_round_it() -> None:
-    text = weights.refusal_text("web", refused(route(5), route(50)), 5, 50)
+    text = weights.refusal_text("web", refused(route(5), route(50)), 5, 50, None, NOW)
     assert "canary:override {reason, until, from: 5, to: 50}" in text
 
 
