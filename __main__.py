@@ -11,7 +11,7 @@ import reasons
 import settings
 import transforms
 import transition
-from components import AmbientMesh, AmbientMeshArgs, FlaggerTrain, FlaggerTrainArgs, ReleaseTrain, ReleaseTrainArgs
+from components import AmbientMesh, AmbientMeshArgs, FlaggerArgs, FlaggerTrain, ReleaseTrain, ReleaseTrainArgs
 
 OUTPUTS = (
     "weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override",
@@ -35,7 +35,7 @@ mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if 
 if wanted.services:
     train: ReleaseTrain | FlaggerTrain
     if wanted.strategy == "flagger":
-        train = FlaggerTrain("train", FlaggerTrainArgs(settings=wanted, mesh=mesh, on_error=why))
+        train = FlaggerTrain("train", FlaggerArgs(settings=wanted, after=mesh, on_error=why))
     else:
         train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh, on_error=why))
     told = train.outputs(wanted)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pulumi
-from pulumi import CustomTimeouts, ErrorHook, Output, ResourceHookBinding, ResourceOptions
+from pulumi import CustomTimeouts, ErrorHook, Output, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.apps.v1 import Deployment
 from pulumi_kubernetes.helm.v3 import Release
 
-from components.mesh import AmbientNamespace, AmbientNamespaceArgs
+from components.mesh import AmbientNamespace, AmbientNamespaceArgs, declare_release
 from components.objects import CoreObject, declare_content
 from components.traffic import PublicGateway, PublicGatewayArgs
 from core import canaries, specs, workload
@@ -20,12 +20,11 @@ from core.model import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlaggerInstallArgs:
-    """`settings.flagger` says which version and from where; `space` is the services' namespace, in the mesh."""
+class FlaggerArgs:
+    """`after` is what has to be there before; `on_error` may tell why something does not get ready."""
 
     settings: Settings
-    space: pulumi.Resource
-    mesh: Sequence[pulumi.Resource]
+    after: Sequence[pulumi.Resource]
     on_error: Sequence[ErrorHook] = ()
 
 
@@ -38,48 +37,18 @@ class FlaggerInstall(pulumi.ComponentResource):
 
     releases: Sequence[Release]
 
-    def __init__(self, name: str, args: FlaggerInstallArgs, opts: ResourceOptions | None = None) -> None:
-        settings, flagger = args.settings, args.settings.flagger
-        super().__init__("canary:index:FlaggerInstall", name, {"version": flagger.version}, opts)
-        labels = {specs.AMBIENT_LABEL: "ambient"}
-        own = CoreObject(
-            "Namespace", f"{name}-namespace", metadata={"name": canaries.NAMESPACE, "labels": labels}, parent=self
-        )
-
-        def release(title: str, chart: str, version: str, space: str, after: Sequence[pulumi.Resource]) -> Release:
-            local = "://" not in flagger.chart_source
-            return Release(
-                f"{name}-{title}",
-                name=title,
-                chart=f"{flagger.chart_source}/{chart}" if local else chart,
-                version=version,
-                repository_opts=None if local else {"repo": flagger.chart_source},
-                namespace=space,
-                values=canaries.chart_values(settings)[chart],
-                timeout=flagger.timeout,
-                max_history=3,
-                opts=ResourceOptions(
-                    parent=self,
-                    depends_on=[*after, *args.mesh],
-                    custom_timeouts=CustomTimeouts(create=f"{flagger.timeout}s", update=f"{flagger.timeout}s"),
-                    hooks=ResourceHookBinding(on_error=list(args.on_error)),
-                ),
+    def __init__(self, name: str, args: FlaggerArgs, opts: ResourceOptions | None = None) -> None:
+        settings = args.settings
+        super().__init__("canary:index:FlaggerInstall", name, {"version": settings.flagger.version}, opts)
+        metadata = {"name": canaries.NAMESPACE, "labels": {specs.AMBIENT_LABEL: "ambient"}}
+        space = CoreObject("Namespace", f"{name}-namespace", metadata=metadata, parent=self)
+        self.releases = [
+            declare_release(
+                f"{name}-{what['chart']}", settings.flagger, what, self, [space, *args.after], args.on_error
             )
-
-        self.releases = [release("flagger", "flagger", flagger.version, canaries.NAMESPACE, [own])]
-        if any(service.flagger and service.flagger.load_test for service in settings.services.values()):
-            tester = release(canaries.LOAD_TESTER, "loadtester", flagger.load_tester, settings.namespace, [args.space])
-            self.releases = [*self.releases, tester]
+            for what in canaries.releases(settings)
+        ]
         self.register_outputs({})
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlaggedServiceArgs:
-    """`after` is what Flagger needs before it takes a service over: itself, its queries, and the doors."""
-
-    settings: Settings
-    namespace: pulumi.Resource
-    after: Sequence[pulumi.Resource]
 
 
 class FlaggedService(pulumi.ComponentResource):
@@ -88,23 +57,25 @@ class FlaggedService(pulumi.ComponentResource):
     deployment: Deployment
     canary: CustomResource
 
-    def __init__(self, name: str, args: FlaggedServiceArgs, opts: ResourceOptions | None = None) -> None:
-        settings, space = args.settings, [args.namespace]
+    def __init__(self, name: str, args: FlaggerArgs, opts: ResourceOptions | None = None) -> None:
+        settings = args.settings
         super().__init__("canary:index:FlaggedService", name, {"service": name}, opts)
         metadata: Any = {"name": name, "namespace": settings.namespace, "labels": specs.labels(name)}
-        account = CoreObject("ServiceAccount", name, **workload.account(settings, name), parent=self, depends_on=space)
-        read = [
-            declare_content(content, name, settings.namespace, self, space)
-            for content in workload.contents(settings, name, "stable")
-        ]
         limits = {
             "autoscaling/v2:HorizontalPodAutoscaler": canaries.autoscaler_spec(settings, name),
             "policy/v1:PodDisruptionBudget": canaries.disruption_spec(settings, name),
         }
         declared = [
-            CoreObject(kind, name, metadata=metadata, spec=limit, parent=self, depends_on=space)
-            for kind, limit in limits.items()
-            if limit is not None
+            CoreObject("ServiceAccount", name, **workload.account(settings, name), parent=self, depends_on=args.after),
+            *(
+                declare_content(content, name, settings.namespace, self, args.after)
+                for content in workload.contents(settings, name, "stable")
+            ),
+            *(
+                CoreObject(kind, name, metadata=metadata, spec=limit, parent=self, depends_on=args.after)
+                for kind, limit in limits.items()
+                if limit is not None
+            ),
         ]
         spec: Any = canaries.deployment_spec(settings, name)
         patience = CustomTimeouts(create=f"{settings.ready_timeout}s", update=f"{settings.ready_timeout}s")
@@ -112,12 +83,9 @@ class FlaggedService(pulumi.ComponentResource):
             name,
             metadata=metadata,
             spec=spec,
+            # After the first deployment Flagger says how many: none at rest, as many as the primary's in an analysis.
             opts=ResourceOptions(
-                parent=self,
-                depends_on=[account, *read],
-                custom_timeouts=patience,
-                # After the first deployment Flagger scales it: to zero at rest, and up for an analysis.
-                ignore_changes=["spec.replicas"],
+                parent=self, depends_on=declared, custom_timeouts=patience, ignore_changes=["spec.replicas"]
             ),
         )
         self.canary = CustomResource(
@@ -126,18 +94,9 @@ class FlaggedService(pulumi.ComponentResource):
             kind="Canary",
             metadata=metadata,
             spec=canaries.canary_spec(settings, name),
-            opts=ResourceOptions(parent=self, depends_on=[self.deployment, *declared, *args.after]),
+            opts=ResourceOptions(parent=self, depends_on=[self.deployment]),
         )
         self.register_outputs({})
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlaggerTrainArgs:
-    """`mesh` is what Istio's objects depend on; `on_error` may tell why a release or a door does not get ready."""
-
-    settings: Settings
-    mesh: Sequence[pulumi.Resource]
-    on_error: Sequence[ErrorHook] = ()
 
 
 class FlaggerTrain(pulumi.ComponentResource):
@@ -145,18 +104,15 @@ class FlaggerTrain(pulumi.ComponentResource):
 
     services: dict[str, FlaggedService]
 
-    def __init__(self, name: str, args: FlaggerTrainArgs, opts: ResourceOptions | None = None) -> None:
+    def __init__(self, name: str, args: FlaggerArgs, opts: ResourceOptions | None = None) -> None:
         settings, inside = args.settings, ResourceOptions(parent=self)
         super().__init__("canary:index:FlaggerTrain", name, {"namespace": settings.namespace}, opts)
-        space = AmbientNamespace(
-            settings.namespace, AmbientNamespaceArgs(settings=settings, mesh=args.mesh, on_error=args.on_error), inside
-        )
-        after: list[pulumi.Resource] = [space]
+        door = AmbientNamespaceArgs(settings=settings, mesh=args.after, on_error=args.on_error)
+        after: list[pulumi.Resource] = [*args.after, AmbientNamespace(settings.namespace, door, inside)]
         if settings.public_hosts:
-            after.append(PublicGateway("public", PublicGatewayArgs(settings=settings, mesh=args.mesh), inside))
+            after.append(PublicGateway("public", PublicGatewayArgs(settings=settings, mesh=args.after), inside))
         if settings.flagger.install:
-            install = FlaggerInstallArgs(settings=settings, space=space, mesh=args.mesh, on_error=args.on_error)
-            after.append(FlaggerInstall("flagger", install, inside))
+            after.append(FlaggerInstall("flagger", replace(args, after=after), inside))
         queries = [
             CustomResource(
                 title,
@@ -168,7 +124,7 @@ class FlaggerTrain(pulumi.ComponentResource):
             )
             for title, spec in canaries.metric_templates(settings).items()
         ]
-        wanted = FlaggedServiceArgs(settings=settings, namespace=space.namespace, after=[*after, *queries])
+        wanted = replace(args, after=[*after, *queries])
         self.services = {service: FlaggedService(service, wanted, inside) for service in settings.services}
         self.register_outputs({})
 

@@ -51,12 +51,14 @@ def problems(settings: Settings) -> Iterator[Found]:
             yield (*at, "rules"), [rule.name for rule in service.rules], text
 
 
-def chart_values(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Helm values by chart."""
-    return {
-        "flagger": {"meshProvider": "istio", "metricsServer": settings.gate.prometheus},
-        "loadtester": {"fullnameOverride": LOAD_TESTER},
-    }
+def releases(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Helm releases: Flagger, and the load tester if a service asks for load, in the mesh with it."""
+    values = {"meshProvider": "istio", "metricsServer": settings.gate.prometheus}
+    version = settings.flagger.version
+    yield {"name": "flagger", "chart": "flagger", "version": version, "namespace": NAMESPACE, "values": values}
+    if any(service.flagger and service.flagger.load_test for service in settings.services.values()):
+        version, space = settings.flagger.load_tester, settings.namespace
+        yield {"name": LOAD_TESTER, "chart": "loadtester", "version": version, "namespace": space, "values": {}}
 
 
 def metric_templates(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -180,12 +182,11 @@ def _span(seconds: int) -> str:
 
 def summary(settings: Settings) -> dict[str, Any]:
     """Stack outputs: who serves is in the Canaries' status, which changes between updates."""
-    scheme = "http" if settings.gateway.tls_secret is None else "https"
-    hosts = settings.public_hosts
+    scheme, hosts = "http" if settings.gateway.tls_secret is None else "https", settings.public_hosts
     services = {
         name: {"image": service.stable.image, "canary": f"canaries.flagger.app {settings.namespace}/{name}"}
         for name, service in settings.services.items()
     }
-    nothing = dict.fromkeys(("weight", "effectiveWeight", "since", "edgeDomain", "override"))
-    gateway = f"{scheme}://{hosts[0]}" if hosts else None
-    return nothing | {"phase": "flagger", "services": services, "gatewayUrl": gateway}
+    told = {"phase": "flagger", "services": services, "gatewayUrl": f"{scheme}://{hosts[0]}" if hosts else None}
+    nothing = ("weight", "effectiveWeight", "since", "edgeDomain", "override", "windows", "rejected")
+    return dict.fromkeys(nothing) | told

@@ -73,8 +73,8 @@ def test_payment_service_is_rolled_out_under_load_of_its_own() -> None:
 def test_the_load_tester_is_installed_where_a_service_asks_for_load() -> None:
     with_load = program.run(program.stack_config("flagger-payment-service")).of("Release")
     without = program.run(program.stack_config("flagger-web-app")).of("Release")
-    assert set(with_load) - set(without) == {"flagger-flagger-loadtester"}
-    assert with_load["flagger-flagger-loadtester"].inputs["namespace"] == "shop", "outside the mesh nobody counts"
+    assert set(with_load) - set(without) == {"flagger-loadtester"}
+    assert with_load["flagger-loadtester"].inputs["namespace"] == "shop", "outside the mesh nobody counts"
 
 
 def test_nothing_that_flagger_writes_is_written_here() -> None:
