@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pulumi
 import pytest
 
 from core import canaries, checks
@@ -140,3 +141,14 @@ def test_what_is_flaggers_is_refused_with_key_value_and_fix(path: str, value: An
 def test_flaggers_settings_are_refused_with_another_strategy() -> None:
     with pytest.raises(checks.SettingsError, match=r"services\.web\.flagger: .* is for strategy flagger, not istio"):
         checks.parse(_raw(strategy="istio", **{"services.web.flagger": {"threshold": 2}}))
+
+
+def test_a_stack_that_has_routes_of_its_own_does_not_change_to_flagger() -> None:
+    config = program.stack_config("lab")
+    recorded = program.recorded_from(program.run(config))
+    service = {key: value for key, value in config["canary:services"]["web"].items() if key != "rules"}
+    wanted = {key: value for key, value in config.items() if key not in ("canary:weight", "canary:steps")}
+    wanted |= {"canary:strategy": "flagger", "canary:services": {"web": service}}
+    assert program.run(wanted).of("Canary"), "as a new stack it is all right"
+    with pytest.raises(pulumi.RunError, match="the route of web itself"):
+        program.run(wanted, recorded=recorded)
