@@ -11,7 +11,16 @@ import reasons
 import settings
 import transforms
 import transition
-from components import AmbientMesh, AmbientMeshArgs, FlaggerArgs, FlaggerTrain, ReleaseTrain, ReleaseTrainArgs
+from components import (
+    AmbientMesh,
+    AmbientMeshArgs,
+    FlaggerArgs,
+    FlaggerTrain,
+    PodTrain,
+    PodTrainArgs,
+    ReleaseTrain,
+    ReleaseTrainArgs,
+)
 
 OUTPUTS = (
     "weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override",
@@ -28,13 +37,16 @@ for transform in transforms.TRANSFORMS:
     pulumi.runtime.register_resource_transform(transform)
 why = [reasons.hook(*settings.cluster_access())]
 
-# The mesh, unless the cluster has one.
-mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if wanted.istio.install else []
+# The mesh, unless the cluster has one or none is asked for.
+install = wanted.istio.install and wanted.strategy != "replicas"
+mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if install else []
 
 # The services, and the share of each that canary gets.
 if wanted.services:
-    train: ReleaseTrain | FlaggerTrain
-    if wanted.strategy == "flagger":
+    train: ReleaseTrain | PodTrain | FlaggerTrain
+    if wanted.strategy == "replicas":
+        train = PodTrain("train", PodTrainArgs(settings=wanted, transition=change))
+    elif wanted.strategy == "flagger":
         train = FlaggerTrain("train", FlaggerArgs(settings=wanted, after=mesh, on_error=why))
     else:
         train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh, on_error=why))

@@ -17,7 +17,12 @@ from core.model import Settings
 from live import Live
 from policies import weights
 
-ISTIO = "kubernetes:networking.istio.io/v1"
+RECORDING = (
+    "kubernetes:networking.istio.io/v1:VirtualService",
+    "kubernetes:networking.istio.io/v1:DestinationRule",
+    "kubernetes:core/v1:Service",
+)
+"""What carries the record: the route, and its rule; without a mesh the Service."""
 
 
 def recorded() -> dict[str, record.Record]:
@@ -28,16 +33,17 @@ def recorded() -> dict[str, record.Record]:
     registered = pulumi.runtime.get_root_resource()
     name = registered.urn.apply(lambda _: stack) if registered else stack
     answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name}).value
-    inputs: dict[str, dict[str, Any]] = {"VirtualService": {}, "DestinationRule": {}}
+    inputs: dict[str, dict[str, Any]] = {kind: {} for kind in RECORDING}
     for state in ((answer or {}).get("outputs") or {}).values():
-        group, _, kind = str(state.get("type")).rpartition(":")
-        if group == ISTIO and kind in inputs:
+        kind = str(state.get("type"))
+        if kind in inputs:
             # Not the inputs: after a write that failed those hold what was refused, not what serves.
             inputs[kind][state["outputs"]["metadata"]["name"]] = state["outputs"]
     found = {}
-    for name, applied in inputs["VirtualService"].items():
-        if entry := record.read(applied, inputs["DestinationRule"].get(name)):
-            found[name] = entry
+    routes, rules, services = (inputs[kind] for kind in RECORDING)
+    for service, applied in {**services, **routes}.items():
+        if entry := record.read(applied, rules.get(service)):
+            found[service] = entry
     return found
 
 
@@ -60,11 +66,15 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
         old, new = pairs[name]
         kept = tuple(image for image in new.rejected if not weights.rejection(_canary(settings, name), [image]))
         pairs[name] = old, replace(new, rejected=kept)
-    notes, rule_notes = {}, {}
+    notes: dict[str, Mapping[str, str]] = {}
+    rule_notes: dict[str, Mapping[str, str]] = {}
     for name, (old, new) in pairs.items():
         entry = before.get(name)
         cluster = live.cluster or (entry.cluster if entry else None)
         found = record.notes(old, new, configured=settings.weight, now=now, cluster=cluster)
+        if settings.strategy == "replicas":
+            notes[name], rule_notes[name] = found | record.share_note(new), {}
+            continue
         notes[name] = found | _mended("VirtualService", name, entry.written if entry else None, live.routes)
         rule_notes[name] = _mended("DestinationRule", name, entry.rule if entry else None, live.rules)
     at_least = {
@@ -72,7 +82,8 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
         for name, pair in pairs.items()
         if weights.promotes(*pair) and f"{name}-canary" in live.replicas
     }
-    return plan.Transition(notes, rule_notes, plan.order(pairs), at_least)
+    shares = {name: entry.route.weight for name, entry in before.items()}
+    return plan.Transition(notes, rule_notes, plan.order(pairs), at_least, shares)
 
 
 def _canary(settings: Settings, name: str) -> str | None:
@@ -96,7 +107,7 @@ def _excepted(
     now: datetime,
 ) -> Sequence[str]:
     """Services whose change only the override lets pass; raises where it does not."""
-    lines: list[str] = []
+    lines: dict[str, list[str]] = {}
     broken: dict[str, tuple[int, int]] = {}
     override = settings.override.rule() if settings.override else None
     window = settings.windows.obstacle(now)
@@ -119,14 +130,15 @@ def _excepted(
             ],
         )
         if found:
-            broken[name] = (0 if old is None else old.weight, new.weight)
-            lines.append(weights.refusal_text(name, found, *broken[name], override, now))
+            broken[name], lines[name] = (0 if old is None else old.weight, new.weight), found
     if not lines:
         return ()
     if override is None or not weights.covered(override, broken, now):
-        raise pulumi.RunError("\n".join(lines))
-    for line in lines:
-        pulumi.log.warn(f"allowed by canary:override ({override.reason}): {line}")
+        texts = [weights.refusal_text(name, found, *broken[name], override, now) for name, found in lines.items()]
+        raise pulumi.RunError("\n".join(texts))
+    for name, found in lines.items():
+        for line in found:
+            pulumi.log.warn(f"allowed by canary:override ({override.reason}): {name}: {line}")
     return list(broken)
 
 

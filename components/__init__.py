@@ -2,6 +2,16 @@
 
 from components.flagger import FlaggerArgs, FlaggerTrain
 from components.mesh import AmbientMesh, AmbientMeshArgs
+from components.pods import PodTrain, PodTrainArgs
 from components.train import ReleaseTrain, ReleaseTrainArgs
 
-__all__ = ["AmbientMesh", "AmbientMeshArgs", "FlaggerArgs", "FlaggerTrain", "ReleaseTrain", "ReleaseTrainArgs"]
+__all__ = [
+    "AmbientMesh",
+    "AmbientMeshArgs",
+    "FlaggerArgs",
+    "FlaggerTrain",
+    "PodTrain",
+    "PodTrainArgs",
+    "ReleaseTrain",
+    "ReleaseTrainArgs",
+]

@@ -11,7 +11,7 @@ from typing import Any
 
 from core import routes, workload
 from core.flagger import Analysis
-from core.model import Service, Settings
+from core.model import Settings
 
 API_VERSION = "flagger.app/v1beta1"
 NAMESPACE = "flagger-system"
@@ -26,27 +26,24 @@ Found = tuple[tuple[str | int, ...], object, str]
 
 def problems(settings: Settings) -> Iterator[Found]:
     """(key, value, why with the fix) of what has two writers with strategy `flagger`, or has none without it."""
-    if settings.strategy != "flagger":
-        for name, service in settings.services.items():
-            if service.flagger is not None:
-                text = f"is for strategy flagger, not {settings.strategy}; set canary:strategy to flagger, or drop it"
-                yield ("services", name, "flagger"), "settings", text
-        return
-    ours = ("weight", "hold", "halted", "steps", "windows", "override", "rejected")
-    for key in ours:
-        if key in settings.model_fields_set and (value := getattr(settings, key)) not in (0, "", False, []):
-            told = value if isinstance(value, int | str) else "settings"
+    flagged = settings.strategy == "flagger"
+    for key in ("weight", "hold", "halted", "steps", "windows", "override", "rejected"):
+        value = getattr(settings, key)
+        if flagged and key in settings.model_fields_set and value not in (0, "", False, []):
             text = "is Flagger's to decide with strategy flagger; drop it, and see services.<name>.flagger"
-            yield (key,), told, text
+            yield (key,), value if isinstance(value, int | str) else "settings", text
     for name, service in settings.services.items():
         at = ("services", name)
-        if len(name) > LONGEST_SERVICE:
+        if not flagged and service.flagger is not None:
+            text = f"is for strategy flagger, not {settings.strategy}; set canary:strategy to flagger, or drop it"
+            yield (*at, "flagger"), "settings", text
+        if flagged and len(name) > LONGEST_SERVICE:
             text = f"has more than {LONGEST_SERVICE} characters, and {name[:8]}...-primary fits no label; shorten it"
             yield at, name, text
-        if service.canary is not None:
+        if flagged and service.canary is not None:
             text = "is made by Flagger with strategy flagger: put the new image into stable, and drop the block"
             yield (*at, "canary"), service.canary.image, text
-        if service.rules:
+        if flagged and service.rules:
             text = "would need a route of ours, and strategy flagger leaves all routes to Flagger; drop the rules"
             yield (*at, "rules"), [rule.name for rule in service.rules], text
 
@@ -124,7 +121,7 @@ def canary_spec(settings: Settings, name: str) -> dict[str, Any]:
         "provider": "istio",
         "targetRef": _target(name),
         "progressDeadlineSeconds": settings.ready_timeout,
-        "service": _service(service),
+        "service": _service(settings, name),
         "analysis": _analysis(service.flagger or Analysis(), settings.namespace),
     }
     if autoscaler_spec(settings, name) is not None:
@@ -133,21 +130,18 @@ def canary_spec(settings: Settings, name: str) -> dict[str, Any]:
     return found
 
 
-def _service(service: Service) -> dict[str, Any]:
-    """What Flagger writes into its Services and its VirtualService; each route of it gets timeout and retries."""
-    door = f"{routes.INGRESS_NAMESPACE}/{routes.PUBLIC_GATEWAY}"
-    retries: dict[str, Any] = {"attempts": service.retries}
-    if service.retries:
-        retries |= {"perTryTimeout": f"{service.timeout}s", "retryOn": routes.RETRY_ON}
-    return {
+def _service(settings: Settings, name: str) -> dict[str, Any]:
+    """What Flagger writes into its Services and its route: the same as ours would say."""
+    service, ours = settings.services[name], routes.virtual_service_spec(name, settings)
+    found = {
         "port": service.port,
         "targetPort": service.target_port,
         "portName": service.protocol,
         "appProtocol": service.protocol,
-        "gateways": [*([door] if service.hosts else []), "mesh"],
-        "timeout": f"{service.timeout}s",
-        "retries": retries,
-    } | ({"hosts": list(service.hosts)} if service.hosts else {})
+        "gateways": ours["gateways"],
+    }
+    found |= {key: ours["http"][-1][key] for key in ("timeout", "retries")}
+    return found | ({"hosts": service.hosts} if service.hosts else {})
 
 
 def _analysis(analysis: Analysis, namespace: str) -> dict[str, Any]:

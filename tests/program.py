@@ -37,6 +37,9 @@ class Registration:
     depends_on: list[str]
     ignored: list[str] = field(default_factory=list)
     """Paths of `ignore_changes`."""
+    replaced_on: list[str] = field(default_factory=list)
+    """Paths of `replace_on_changes`."""
+    deleted_first: bool = False
 
 
 @dataclass
@@ -72,6 +75,7 @@ class _Monitor(mocks.MockMonitor):
         if request.type != "pulumi:pulumi:Stack":
             names = sorted({urn.rpartition("::")[2] for urn in request.dependencies})
             parent = request.parent.rpartition("::")[2]
+            again = list(request.replaceOnChanges), request.deleteBeforeReplace
             self._run.resources.append(
                 Registration(
                     request.type,
@@ -81,6 +85,7 @@ class _Monitor(mocks.MockMonitor):
                     _whole(inputs),
                     names,
                     list(request.ignoreChanges),
+                    *again,
                 )
             )
         else:
@@ -129,10 +134,8 @@ def without_times(text: str) -> str:
 
 def stack_config(stack: str) -> dict[str, Any]:
     """The configuration of a stack file in the checkout, or of one that only tests know."""
-    file = ROOT / "tests" / "stacks" / f"{stack}.yaml"
-    found: dict[str, Any] = yaml.safe_load((file if file.exists() else ROOT / f"Pulumi.{stack}.yaml").read_text())[
-        "config"
-    ]
+    files = [ROOT / "tests" / "stacks" / f"{stack}.yaml", ROOT / f"Pulumi.{stack}.yaml"]
+    found: dict[str, Any] = yaml.safe_load(next(one for one in files if one.exists()).read_text())["config"]
     return found
 
 

@@ -30,7 +30,6 @@ class Publisher:
         self._clusters: dict[str, Json] = {}
         self.config = ProxyConfig()
         self._linger_until: float | None = None
-        self.pushes = 0
         for part in ("rds", "eds", "sds"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
@@ -57,7 +56,6 @@ class Publisher:
         if gone:
             self._linger_until = self._linger_until or time.monotonic() + LINGER
         self.config = config
-        self.pushes += bool(changed)
         return changed
 
     def clean(self) -> None:
