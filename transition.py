@@ -12,7 +12,7 @@ from typing import Any
 
 import pulumi
 
-from core import capacity, plan, record
+from core import capacity, conflicts, plan, record
 from core.model import Settings
 from live import Live
 from policies import weights
@@ -111,7 +111,11 @@ def _excepted(
     broken: dict[str, tuple[int, int]] = {}
     override = settings.override.rule() if settings.override else None
     window = settings.windows.obstacle(now)
+    around = live.around() if settings.strategy == "istio" and any(map(_matters, pairs.values())) else None
     for name, (old, new) in pairs.items():
+        silent = list(conflicts.found(name, settings, around)) if around else []
+        for line in silent if not weights.rises(old, new) else ():
+            pulumi.log.warn(f"{name}: {line}")
         deployed = old is not None and old.canary is not None and old.canary == new.canary
         found = weights.refusals(
             old,
@@ -125,6 +129,7 @@ def _excepted(
                     window,
                     capacity.shortage(settings, name, live.replicas.get(f"{name}-stable")),
                     weights.rejection(_canary(settings, name), [*new.rejected, *settings.rejected]),
+                    *(f"would not be in force: {line}" for line in silent),
                 )
                 if obstacle
             ],
@@ -140,6 +145,12 @@ def _excepted(
         for line in found:
             pulumi.log.warn(f"allowed by canary:override ({override.reason}): {name}: {line}")
     return list(broken)
+
+
+def _matters(pair: tuple[weights.Route | None, weights.Route]) -> bool:
+    """Whether it is of interest if the route is in force; for a way down nothing more is read."""
+    old, new = pair
+    return old is None or weights.rises(old, new) or (new.weight > weights.LOWEST and not weights.falls(old, new))
 
 
 def _mended(kind: str, name: str, written: record.Written | None, live: Mapping[str, Any] | None) -> dict[str, str]:

@@ -148,9 +148,18 @@ def recorded_from(run: Run) -> dict[str, Any]:
     }
 
 
-def run(config: Mapping[str, Any], *, recorded: Mapping[str, Any] | None = None, seen: live.Live | None = None) -> Run:
-    """Runs `__main__.py` with `config` (keys as in a stack file) over what an earlier update `recorded`."""
-    result = Run()
+def run(
+    config: Mapping[str, Any],
+    *,
+    recorded: Mapping[str, Any] | None = None,
+    seen: live.Live | None = None,
+    result: Run | None = None,
+) -> Run:
+    """Runs `__main__.py` with `config` (keys as in a stack file) over what an earlier update `recorded`.
+
+    `result` is for a run that fails: it shows what was done until then.
+    """
+    result = result or Run()
     flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     asyncio.set_event_loop(asyncio.new_event_loop())
     mocks.set_mocks(_Mocks({}), project="canary", stack="test", monitor=_Monitor(result, recorded or {}))
