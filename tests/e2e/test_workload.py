@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,6 +171,35 @@ def test_a_live_service_gets_an_autoscaler_without_losing_a_pod(stack: Stack) ->
     assert sizes[-1] == 4
     kept = api("GET", scaler)["spec"]["behavior"]["scaleDown"]["selectPolicy"]
     assert kept == "Disabled", "a revert needs what is there"
+
+
+def test_the_doors_get_more_pods_with_a_budget_and_fewer_again(stack: Stack) -> None:
+    doors = {"waypoint": "shop", "istio-ingressgateway": "istio-ingress"}
+
+    def number(key: str) -> dict[str, int]:
+        """`minReplicas` of the autoscalers, or `replicas` of the Deployments."""
+        kind, group = (
+            ("horizontalpodautoscalers", "autoscaling/v2") if key == "minReplicas" else ("deployments", "apps/v1")
+        )
+        return {
+            name: api("GET", f"/apis/{group}/namespaces/{space}/{kind}/{name}")["spec"][key]
+            for name, space in doors.items()
+        }
+
+    for replicas in (2, 1):
+        stack.edit(gateway={"replicas": replicas}, waypoint={"replicas": replicas})
+        stack.up().check()
+        for _ in range(100):
+            if number("minReplicas") == dict.fromkeys(doors, replicas) and min(number("replicas").values()) >= replicas:
+                break
+            time.sleep(0.2)
+        else:
+            raise AssertionError(f"{number('minReplicas')}, {number('replicas')}, not {replicas}")
+        if replicas > 1:
+            for name, space in doors.items():
+                budget = api("GET", f"/apis/policy/v1/namespaces/{space}/poddisruptionbudgets/{name}")["spec"]
+                assert budget["maxUnavailable"] == 1
+    assert stack.planned() == {}
 
 
 def project(folder: Path, transforms: str) -> Path:
