@@ -10,10 +10,11 @@ import pulumi
 from pulumi import ErrorHook, Output, ResourceOptions
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs
-from components.objects import CoreObject
+from components.observability import Observability, ObservabilityArgs
+from components.security import MeshSecurity, MeshSecurityArgs
 from components.traffic import PublicGateway, PublicGatewayArgs, Traffic, TrafficArgs
-from components.workload import Workload, WorkloadArgs
-from core import outputs, workload
+from components.workload import Workload, WorkloadArgs, declare_account
+from core import outputs
 from core.model import Settings
 from core.plan import Transition
 
@@ -65,14 +66,7 @@ class ReleaseTrain(pulumi.ComponentResource):
                 self.workloads[service, version] = Workload(f"{service}-{version}", wanted, inside)
 
         accounts = {
-            service: CoreObject(
-                "ServiceAccount",
-                service,
-                **workload.account(settings, service),
-                parent=self,
-                depends_on=[space.namespace],
-            )
-            for service in settings.services
+            service: declare_account(settings, service, self, [space.namespace]) for service in settings.services
         }
         tracks = [(service, version) for service in settings.services for version in ("stable", "canary")]
         for service, version in tracks:
@@ -95,6 +89,12 @@ class ReleaseTrain(pulumi.ComponentResource):
         for service, version in tracks:
             if version in order[service].waiting:
                 declare(service, version, [self.traffic[service].route])
+        # Last, and with nothing after them: neither a lock nor an alert may come between an operator and a route.
+        told = ObservabilityArgs(settings=settings, stack=pulumi.get_stack(), after=[space.namespace, *args.mesh])
+        Observability("observability", told, inside)
+        if settings.strategy == "istio":
+            routed = [space.waypoint, *(traffic.route for traffic in self.traffic.values()), *args.mesh]
+            MeshSecurity("security", MeshSecurityArgs(settings=settings, after=routed), inside)
         self.register_outputs({})
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:
