@@ -33,6 +33,7 @@ from core.fields import (
     Whole,
     Window,
 )
+from core.flagger import Analysis, Flagger
 from policies import weights, windows
 
 
@@ -137,7 +138,7 @@ class Service(Model):
     security: Security = Security()
     pull_secrets: list[Name] = Field(default_factory=list)
     service_account: ServiceAccount = ServiceAccount()
-    flagger: dict[str, Any] | None = None
+    flagger: Analysis | None = None
 
     def resolved(self, track: Track) -> Track:
         """`track` with what it leaves open taken from the service."""
@@ -272,6 +273,7 @@ class Settings(Model):
     secret_values: dict[Name, str] = Field(default_factory=dict, repr=False)
     """Values of the `canary:secret-<name>` keys by name; in a stack file each is a secure value of its own."""
     istio: Istio = Istio()
+    flagger: Flagger = Flagger()
     ready_timeout: Seconds = 300
     override: Override | None = None
     _serving: bool = PrivateAttr(default=True)

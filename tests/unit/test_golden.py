@@ -48,7 +48,8 @@ TRAIN = {
     },
 }
 
-STACKS = {name: program.stack_config(name) for name in ("dev", "prod", "lab")} | {
+FILES = ("dev", "prod", "lab", "flagger-web-app", "flagger-payment-service")
+STACKS = {name: program.stack_config(name) for name in FILES} | {
     "replicas": REPLICAS,
     "train": TRAIN,
 }
