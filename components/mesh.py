@@ -118,10 +118,8 @@ class AmbientNamespace(pulumi.ComponentResource):
         self.namespace = CoreObject(
             "Namespace", f"{name}-namespace", metadata={"name": namespace, "labels": labels}, parent=self
         )
-        parameters = []
-        if overlays := specs.waypoint_parameters(settings):
-            content = Content("ConfigMap", routes.WAYPOINT, overlays)
-            parameters = [declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])]
+        content = Content("ConfigMap", routes.WAYPOINT, specs.waypoint_parameters(settings))
+        parameters = declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])
         patience = CustomTimeouts(create=f"{settings.istio.timeout}s", update=f"{settings.istio.timeout}s")
         self.waypoint = CustomResource(
             f"{name}-waypoint",
@@ -133,10 +131,10 @@ class AmbientNamespace(pulumi.ComponentResource):
                 "labels": {"istio.io/waypoint-for": "service"},
                 "annotations": {"pulumi.com/waitFor": "condition=Programmed"},
             },
-            spec=specs.waypoint_spec(content.name if parameters else None),
+            spec=specs.waypoint_spec(content.name),
             opts=ResourceOptions(
                 parent=self,
-                depends_on=[self.namespace, *parameters, *args.mesh],
+                depends_on=[self.namespace, parameters, *args.mesh],
                 custom_timeouts=patience,
                 hooks=ResourceHookBinding(on_error=list(args.on_error)),
             ),
