@@ -11,7 +11,7 @@ import reasons
 import settings
 import transforms
 import transition
-from components import AmbientMesh, AmbientMeshArgs, ReleaseTrain, ReleaseTrainArgs
+from components import AmbientMesh, AmbientMeshArgs, PodTrain, PodTrainArgs, ReleaseTrain, ReleaseTrainArgs
 
 OUTPUTS = (
     "weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override",
@@ -28,12 +28,17 @@ for transform in transforms.TRANSFORMS:
     pulumi.runtime.register_resource_transform(transform)
 why = [reasons.hook(*settings.cluster_access())]
 
-# The mesh, unless the cluster has one.
-mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if wanted.istio.install else []
+# The mesh, unless the cluster has one or none is asked for.
+install = wanted.istio.install and wanted.strategy != "replicas"
+mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if install else []
 
 # The services, and the share of each that canary gets.
 if wanted.services:
-    train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh, on_error=why))
+    train: ReleaseTrain | PodTrain
+    if wanted.strategy == "replicas":
+        train = PodTrain("train", PodTrainArgs(settings=wanted, transition=change))
+    else:
+        train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh, on_error=why))
     told = train.outputs(wanted)
     for name in OUTPUTS:
         pulumi.export(name, told[name])

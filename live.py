@@ -8,11 +8,13 @@ costs a few requests; when they cannot be read, the program goes on with what it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
+
+from core import conflicts
 
 TIMEOUT = 3.0
 """Seconds for one request; a cluster that is slower than this cannot take the update either."""
@@ -23,7 +25,7 @@ class Live:
     """Live specs by name; `cluster` is the UID of kube-system, which no two clusters share.  None: not known.
 
     `ready` and `replicas` tell of Deployments by name: whether all pods serve, and how many there are to be, as whoever
-    scales them left it.
+    scales them left it.  `around` reads what stands beside our objects, when somebody asks: a way down does not.
     """
 
     cluster: str | None = None
@@ -31,6 +33,7 @@ class Live:
     rules: Mapping[str, Any] | None = None
     ready: Mapping[str, bool] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)
+    around: Callable[[], conflicts.Around] = conflicts.Around
 
 
 def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
@@ -71,10 +74,37 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
             specs("DestinationRule", "destinationrules"),
             {name: _is_ready(found) for name, found in deployments.items()},
             {name: int(found["spec"].get("replicas", 1)) for name, found in deployments.items()},
+            lambda: _around(client, namespace),
         )
     except (exceptions.ApiError, httpx2.HTTPError) as error:
         pulumi.log.warn(f"the namespace {namespace} could not be read, so hand edits stay unseen in this run: {error}")
         return Live(cluster)
+
+
+def _around(client: Any, namespace: str) -> conflicts.Around:
+    """What may be read of it: kinds that are not there, or not for our eyes, count as empty."""
+    import httpx2
+    from lightkube.generic_resource import create_namespaced_resource
+    from lightkube.resources.core_v1 import Namespace, Service
+
+    def all_of(resource: Any, kind: str, space: str | None = "*", **chosen: Any) -> list[dict[str, Any]]:
+        try:
+            return [{**item.to_dict(), "kind": kind} for item in client.list(resource, namespace=space, **chosen)]
+        except httpx2.HTTPError as error:
+            if not isinstance(error, httpx2.HTTPStatusError) or error.response.status_code != httpx2.codes.NOT_FOUND:
+                pulumi.log.warn(f"no {kind} could be read, so what one of them may overrule stays unseen: {error}")
+            return []
+
+    def made(kind: str, group: str) -> list[dict[str, Any]]:
+        return all_of(create_namespaced_resource(f"{group}.io", "v1", kind, f"{kind.lower()}s"), kind)
+
+    return conflicts.Around(
+        namespace=next(iter(all_of(Namespace, "Namespace", None, fields={"metadata.name": namespace})), None),
+        services={one["metadata"]["name"]: one for one in all_of(Service, "Service", namespace)},
+        routes=made("VirtualService", "networking.istio"),
+        rules=made("DestinationRule", "networking.istio"),
+        parents=[one for kind in ("HTTPRoute", "GRPCRoute") for one in made(kind, "gateway.networking.k8s")],
+    )
 
 
 def connect(namespace: str, context: str | None, kubeconfig: str | None) -> Any:

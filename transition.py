@@ -12,12 +12,17 @@ from typing import Any
 
 import pulumi
 
-from core import capacity, plan, record
+from core import capacity, conflicts, plan, record
 from core.model import Settings
 from live import Live
 from policies import weights
 
-ISTIO = "kubernetes:networking.istio.io/v1"
+RECORDING = (
+    "kubernetes:networking.istio.io/v1:VirtualService",
+    "kubernetes:networking.istio.io/v1:DestinationRule",
+    "kubernetes:core/v1:Service",
+)
+"""What carries the record: the route, and its rule; without a mesh the Service."""
 
 
 def recorded() -> dict[str, record.Record]:
@@ -28,16 +33,17 @@ def recorded() -> dict[str, record.Record]:
     registered = pulumi.runtime.get_root_resource()
     name = registered.urn.apply(lambda _: stack) if registered else stack
     answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name}).value
-    inputs: dict[str, dict[str, Any]] = {"VirtualService": {}, "DestinationRule": {}}
+    inputs: dict[str, dict[str, Any]] = {kind: {} for kind in RECORDING}
     for state in ((answer or {}).get("outputs") or {}).values():
-        group, _, kind = str(state.get("type")).rpartition(":")
-        if group == ISTIO and kind in inputs:
+        kind = str(state.get("type"))
+        if kind in inputs:
             # Not the inputs: after a write that failed those hold what was refused, not what serves.
             inputs[kind][state["outputs"]["metadata"]["name"]] = state["outputs"]
     found = {}
-    for name, applied in inputs["VirtualService"].items():
-        if entry := record.read(applied, inputs["DestinationRule"].get(name)):
-            found[name] = entry
+    routes, rules, services = (inputs[kind] for kind in RECORDING)
+    for service, applied in {**services, **routes}.items():
+        if entry := record.read(applied, rules.get(service)):
+            found[service] = entry
     return found
 
 
@@ -55,11 +61,15 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
         old, new = pairs[name]
         kept = tuple(image for image in new.rejected if not weights.rejection(_canary(settings, name), [image]))
         pairs[name] = old, replace(new, rejected=kept)
-    notes, rule_notes = {}, {}
+    notes: dict[str, Mapping[str, str]] = {}
+    rule_notes: dict[str, Mapping[str, str]] = {}
     for name, (old, new) in pairs.items():
         entry = before.get(name)
         cluster = live.cluster or (entry.cluster if entry else None)
         found = record.notes(old, new, configured=settings.weight, now=now, cluster=cluster)
+        if settings.strategy == "replicas":
+            notes[name], rule_notes[name] = found | record.share_note(new), {}
+            continue
         notes[name] = found | _mended("VirtualService", name, entry.written if entry else None, live.routes)
         rule_notes[name] = _mended("DestinationRule", name, entry.rule if entry else None, live.rules)
     at_least = {
@@ -67,7 +77,8 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
         for name, pair in pairs.items()
         if weights.promotes(*pair) and f"{name}-canary" in live.replicas
     }
-    return plan.Transition(notes, rule_notes, plan.order(pairs), at_least)
+    shares = {name: entry.route.weight for name, entry in before.items()}
+    return plan.Transition(notes, rule_notes, plan.order(pairs), at_least, shares)
 
 
 def _canary(settings: Settings, name: str) -> str | None:
@@ -91,11 +102,15 @@ def _excepted(
     now: datetime,
 ) -> Sequence[str]:
     """Services whose change only the override lets pass; raises where it does not."""
-    lines: list[str] = []
+    lines: dict[str, list[str]] = {}
     broken: dict[str, tuple[int, int]] = {}
     override = settings.override.rule() if settings.override else None
     window = settings.windows.obstacle(now)
+    around = live.around() if settings.strategy == "istio" and any(map(_matters, pairs.values())) else None
     for name, (old, new) in pairs.items():
+        silent = list(conflicts.found(name, settings, around)) if around else []
+        for line in silent if not weights.rises(old, new) else ():
+            pulumi.log.warn(f"{name}: {line}")
         deployed = old is not None and old.canary is not None and old.canary == new.canary
         found = weights.refusals(
             old,
@@ -109,20 +124,28 @@ def _excepted(
                     window,
                     capacity.shortage(settings, name, live.replicas.get(f"{name}-stable")),
                     weights.rejection(_canary(settings, name), [*new.rejected, *settings.rejected]),
+                    *(f"would not be in force: {line}" for line in silent),
                 )
                 if obstacle
             ],
         )
         if found:
-            broken[name] = (0 if old is None else old.weight, new.weight)
-            lines.append(weights.refusal_text(name, found, *broken[name], override, now))
+            broken[name], lines[name] = (0 if old is None else old.weight, new.weight), found
     if not lines:
         return ()
     if override is None or not weights.covered(override, broken, now):
-        raise pulumi.RunError("\n".join(lines))
-    for line in lines:
-        pulumi.log.warn(f"allowed by canary:override ({override.reason}): {line}")
+        texts = [weights.refusal_text(name, found, *broken[name], override, now) for name, found in lines.items()]
+        raise pulumi.RunError("\n".join(texts))
+    for name, found in lines.items():
+        for line in found:
+            pulumi.log.warn(f"allowed by canary:override ({override.reason}): {name}: {line}")
     return list(broken)
+
+
+def _matters(pair: tuple[weights.Route | None, weights.Route]) -> bool:
+    """Whether it is of interest if the route is in force; for a way down nothing more is read."""
+    old, new = pair
+    return old is None or weights.rises(old, new) or (new.weight > weights.LOWEST and not weights.falls(old, new))
 
 
 def _mended(kind: str, name: str, written: record.Written | None, live: Mapping[str, Any] | None) -> dict[str, str]:

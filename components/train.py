@@ -10,12 +10,11 @@ import pulumi
 from pulumi import ErrorHook, Output, ResourceOptions
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs
-from components.objects import CoreObject
 from components.observability import Observability, ObservabilityArgs
 from components.security import MeshSecurity, MeshSecurityArgs
 from components.traffic import PublicGateway, PublicGatewayArgs, Traffic, TrafficArgs
-from components.workload import Workload, WorkloadArgs
-from core import outputs, workload
+from components.workload import Workload, WorkloadArgs, declare_account
+from core import outputs
 from core.model import Settings
 from core.plan import Transition
 
@@ -67,14 +66,7 @@ class ReleaseTrain(pulumi.ComponentResource):
                 self.workloads[service, version] = Workload(f"{service}-{version}", wanted, inside)
 
         accounts = {
-            service: CoreObject(
-                "ServiceAccount",
-                service,
-                **workload.account(settings, service),
-                parent=self,
-                depends_on=[space.namespace],
-            )
-            for service in settings.services
+            service: declare_account(settings, service, self, [space.namespace]) for service in settings.services
         }
         tracks = [(service, version) for service in settings.services for version in ("stable", "canary")]
         for service, version in tracks:

@@ -27,6 +27,13 @@ class WorkloadArgs:
     """What has to be written before these pods change."""
 
 
+def declare_account(
+    settings: Settings, service: str, parent: pulumi.Resource, after: Sequence[pulumi.Resource]
+) -> CoreObject:
+    """The ServiceAccount that both tracks of a service run as."""
+    return CoreObject("ServiceAccount", service, **workload.account(settings, service), parent=parent, depends_on=after)
+
+
 class Workload(pulumi.ComponentResource):
     """The Deployment `<service>-stable` or `<service>-canary`, what it reads, and the limits of its pods' number."""
 

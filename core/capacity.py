@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core import replicas as pods
 from core.model import Settings
 
 
@@ -32,6 +33,9 @@ def replicas(settings: Settings, name: str, version: str, at_least: int = 0) -> 
     `auto` counts in pods of stable: where only stable is autoscaled, in the most that it may have.
     """
     tracks = dict(settings.services[name].tracks())
+    if settings.strategy == "replicas":
+        shared = pods.counts(settings.effective_weight if "canary" in tracks else 0, settings.services[name].replicas)
+        return shared[0 if version == "stable" else 1]
     track, scale = tracks[version], tracks[version].autoscale
     found = scale.min if scale is not None else 1
     if track.replicas == "auto":

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from core import matches, replicas
+from core import conflicts, matches, replicas
 from core.fields import Model
 from core.model import Service, Settings
 from policies import weights
@@ -119,6 +119,7 @@ def _from_pydantic(data: Mapping[str, Any], error: Any) -> Problem:
         known = _known_keys(path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, 1)
         text = f"is no known key; {f'did you mean {near[0]}?' if near else 'known here: ' + ', '.join(known)}"
+        text = conflicts.SILENT.get(str(path[-1]), text)
     elif kind == "missing":
         value, text = None, "is missing; add it"
     else:
@@ -236,7 +237,7 @@ def _check_rules(name: str, service: Service) -> Iterator[Problem]:
         if rule.name in seen:
             yield Problem((*at, "name"), rule.name, "names two rules; route names must differ", whole)
         seen.setdefault(rule.name, index)
-        for field, value, text in matches.problems(rule):
+        for field, value, text in matches.problems(rule, service):
             yield Problem((*at, *field), value, text, whole)
         for earlier in service.rules[:index]:
             if matches.hides(earlier, rule, service.user_header):

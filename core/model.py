@@ -121,7 +121,7 @@ class Service(Model):
     resources: dict[str, Any] = Field(default_factory=dict)
     probe: Probe | None = None
     drain: Seconds = 5
-    timeout: Seconds = 15
+    timeout: Annotated[Seconds, Field(ge=1)] = 15
     retries: Annotated[Whole, Field(ge=0, le=10)] = 2
     user_header: str = Field(default="user-id", pattern="^[a-z0-9-]+$")
     rules: list[Rule] = Field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core import record
+from core import record, replicas
 from core.model import Settings
 from policies import weights
 
@@ -19,7 +19,7 @@ def summary(written: Mapping[str, Mapping[str, Any]], settings: Settings) -> dic
     entries = {name: entry for name, entry in found.items() if entry is not None}
     furthest = max(entries.values(), key=lambda entry: entry.route.weight, default=None)
     carriers = [entry.route for entry in entries.values() if entry.route.canary is not None]
-    services = {
+    services: dict[str, dict[str, Any]] = {
         name: {
             "weight": entry.route.weight,
             "stable": settings.services[name].stable.image,
@@ -28,6 +28,9 @@ def summary(written: Mapping[str, Mapping[str, Any]], settings: Settings) -> dic
         }
         for name, entry in entries.items()
     }
+    if settings.strategy == "replicas":
+        for name, told in services.items():
+            told["replicas"] = replicas.told(entries[name].route.weight, settings.services[name].replicas)
     since = max((entry.route.since for entry in entries.values() if entry.route.since), default=None)
     scheme = "http" if settings.gateway.tls_secret is None else "https"
     hosts = settings.public_hosts

@@ -50,10 +50,12 @@ def order(pairs: Mapping[str, tuple[weights.Route | None, weights.Route]]) -> di
 class Transition:
     """What one update writes besides the settings: per service the record for its route and its rule, and the order.
 
-    `at_least` is, by service, how many pods stable needs in this update at the least, to carry what canary carries.
+    `shares` are the recorded weights by service.  `at_least` is, by service, how many pods stable
+    needs in this update at the least, to carry what canary carries.
     """
 
     notes: Mapping[str, Mapping[str, str]]
     rule_notes: Mapping[str, Mapping[str, str]]
     order: Mapping[str, Order]
     at_least: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, int] = field(default_factory=dict)

@@ -98,7 +98,7 @@ def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any]
         return None
     spec = virtual_service["spec"]
     opened, shielded = routes.exposure(spec.get("http") or [])
-    weight = canary_share(spec)
+    weight = canary_share(spec) if "http" in spec else min(_number(found.get("share", ""), 0), weights.HIGHEST)
     route = weights.Route(
         weight=weight,
         stable=found["stable"],
@@ -134,7 +134,7 @@ def wanted(name: str, settings: Settings, old: weights.Route | None = None) -> w
         stable=settings.fingerprint(name, "stable") or "",
         canary=settings.fingerprint(name, "canary"),
         halted=settings.halted,
-        ports=f"{service.port}:{service.target_port}",
+        ports=f"{service.port}:{service.target_port}" + ("" if settings.strategy == "istio" else ", without a mesh"),
         steps=settings.ladder,
         opened=opened,
         shielded=shielded,
@@ -142,6 +142,11 @@ def wanted(name: str, settings: Settings, old: weights.Route | None = None) -> w
     )
     closed = service.canary is not None and not settings.serving and not settings.halted
     return replace(route, reached=min(settings.weight, weights.reach(old, route)) if closed else 0)
+
+
+def share_note(new: weights.Route) -> dict[str, str]:
+    """The weight, for an object that has no routes to read it from."""
+    return {f"{PREFIX}share": str(new.weight)}
 
 
 def notes(

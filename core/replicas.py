@@ -21,6 +21,13 @@ def share(stable: int, canary: int) -> float:
     return weights.HIGHEST * canary / (stable + canary)
 
 
+def told(weight: int, total: int) -> dict[str, float]:
+    """What a weight comes to: pods of each track, the share they make, and the smallest step between two shares."""
+    stable, canary = counts(weight, total)
+    given = {"share": round(share(stable, canary), 2), "resolution": round(resolution(total), 2)}
+    return {"stable": stable, "canary": canary, **given}
+
+
 def resolution(total: int) -> float:
     """Percentage points between two shares that `total` pods can give."""
     return weights.HIGHEST / total

@@ -24,6 +24,17 @@ STAMP, STAMP_REASON = matches.RESERVED_HEADERS
 RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled,reset-before-request,retriable-status-codes"
 """Istio's default conditions, and requests that a closing connection never took: each is safe to send again."""
 
+GRPC_RETRY_ON = "connect-failure,refused-stream,reset-before-request,unavailable,resource-exhausted"
+"""Calls that reached no server, and calls that a server turned away before it began: `unavailable` (gRPC's own word for
+"send it again") and `resource-exhausted` (no room here; a retry goes to another pod).
+
+Not: `cancelled`, `deadline-exceeded` and `internal` (the call may have been carried out, in part or whole, and most
+calls are not safe to carry out twice), and HTTP codes, because a gRPC answer is 200 whatever came of it.
+"""
+
+ROUTE_HEADER = "x-canary-route"
+"""Response header that names route and track, `rule-qa/canary`; access logs have both as route name and cluster."""
+
 
 def service_host(service: str, namespace: str) -> str:
     """The name under which the mesh knows a Service; short names would resolve in the reader's namespace."""
@@ -74,33 +85,37 @@ def virtual_service_spec(name: str, settings: Settings) -> dict[str, Any]:
 def _http(name: str, service: Service, settings: Settings) -> Iterator[dict[str, Any]]:
     host = service_host(name, settings.namespace)
 
-    def destination(track: str) -> dict[str, Any]:
-        return {"destination": {"host": host, "subset": track, "port": {"number": service.port}}}
-
-    def route(title: str, split: Sequence[dict[str, Any]], match: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = {"name": title}
-        if match is not None:
-            found["match"] = [match]
+    def route(title: str, split: Mapping[str, int | None], match: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        legs = []
+        for track, share in split.items():
+            leg: dict[str, Any] = {"destination": {"host": host, "subset": track, "port": {"number": service.port}}}
+            if share is not None:
+                leg["weight"] = share
+            if settings.route_header:
+                leg["headers"] = {"response": {"set": {ROUTE_HEADER: f"{title}/{track}"}}}
+            legs.append(leg)
         retries: dict[str, Any] = {"attempts": service.retries}
         if service.retries:
-            retries |= {"perTryTimeout": f"{service.timeout}s", "retryOn": RETRY_ON}
-        return found | {"route": list(split), "timeout": f"{service.timeout}s", "retries": retries}
+            retry_on = GRPC_RETRY_ON if service.protocol == "grpc" else RETRY_ON
+            retries |= {"perTryTimeout": f"{service.timeout}s", "retryOn": retry_on}
+        found = {"name": title, "route": legs, "timeout": f"{service.timeout}s", "retries": retries}
+        return found | ({"match": list(match)} if match else {})
 
-    def stamped(stamp: Mapping[str, str], reason: str | None = None) -> dict[str, Any]:
-        return {"headers": {STAMP: dict(stamp)} | ({STAMP_REASON: {"exact": reason}} if reason else {})}
+    def stamped(stamp: Mapping[str, str], reason: str | None = None) -> list[dict[str, Any]]:
+        return [{"headers": {STAMP: dict(stamp)} | ({STAMP_REASON: {"exact": reason}} if reason else {})}]
 
     weight = settings.effective_weight if service.canary is not None else 0
+    stable, canary = {"stable": None}, {"canary": None}
     if service.canary is not None and not settings.halted:
-        yield route("edge-blue-cidr", [destination("stable")], stamped({"exact": "blue"}, "cidr"))
+        yield route("edge-blue-cidr", stable, stamped({"exact": "blue"}, "cidr"))
         for rule in service.rules:
-            yield route(f"rule-{rule.name}", [destination(rule.to)], matches.spec(rule, service.user_header))
+            yield route(f"rule-{rule.name}", {rule.to: None}, matches.specs(rule, service.user_header))
         if weight == 0:
             # A revert does not wait for the edge: its percentage may still stamp green for minutes.
-            yield route("edge-green-late", [destination("stable")], stamped({"exact": "green"}, "bucket"))
-        yield route("edge-green", [destination("canary")], stamped({"exact": "green"}))
-        yield route("edge-stamped", [destination("stable")], stamped(matches.ANY))
-    shares = zip(("stable", "canary"), weights.split(weight), strict=True)
-    yield route("default", [destination(track) | {"weight": share} for track, share in shares])
+            yield route("edge-green-late", stable, stamped({"exact": "green"}, "bucket"))
+        yield route("edge-green", canary, stamped({"exact": "green"}))
+        yield route("edge-stamped", stable, stamped(matches.ANY))
+    yield route("default", dict(zip(("stable", "canary"), weights.split(weight), strict=True)))
 
 
 def exposure(http: Sequence[Mapping[str, Any]]) -> tuple[frozenset[str], frozenset[str]]:

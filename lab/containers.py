@@ -46,7 +46,7 @@ def refuse_unsupported(spec: Json) -> None:
     for field in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = spec.get(field)
         if probe and not any(kind in probe for kind in probes.KINDS):
-            unsupported.append(f"{field} other than {' and '.join(probes.KINDS)}")
+            unsupported.append(f"{field} other than {', '.join(probes.KINDS)}")
     if unsupported:
         raise ConfigError(f"the lab's node does not support {', '.join(unsupported)} of container {spec['name']}")
 

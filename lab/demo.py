@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab import load, namespace, shares
+from core import split
+from lab import load, namespace
 from lab.paths import ROOT
 from lab.stack import Stack
 
@@ -99,8 +100,8 @@ def main() -> int:
             cells = []
             for found in counts.values():
                 served = found.stable + found.canary
-                low, high = shares.interval(found.canary, served)
-                inside = shares.accepts(found.canary, served, step.weight / 100, FAMILY_ERROR / checks)
+                low, high = split.interval(found.canary, served)
+                inside = split.accepts(found.canary, served, step.weight / 100, FAMILY_ERROR / checks)
                 wrong += not inside
                 share = 100 * found.canary / served if served else 0
                 cells.append(f"{share:6.2f} [{100 * low:5.2f}, {100 * high:6.2f}]{' ' if inside else '!'}")

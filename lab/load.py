@@ -259,10 +259,12 @@ class Steady:
     Answers can be read while it runs (`answers()`); those of requests in flight come at the end.
     """
 
-    def __init__(self, url: str, rate: float = 200, trusted: Path | None = None) -> None:
+    def __init__(
+        self, url: str, rate: float = 200, trusted: Path | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lab-load-")
         self._log = Path(self._folder.name) / "answers.jsonl"
-        self._command = [*_command(url, 0, None), "--rate", str(rate), "--log", str(self._log)]
+        self._command = [*_command(url, 0, headers), "--rate", str(rate), "--log", str(self._log)]
         self._command += ["--trust", str(trusted)] if trusted else []
 
     def __enter__(self) -> Steady:

@@ -63,7 +63,7 @@ class Pod:
             await self._loopback.add(self._address)
         told = {status["name"]: status for status in before.get("containerStatuses") or []}
         self._containers = [
-            Container(self.object, spec, self._address, self._environment, self._dirty.set, told.get(spec["name"], {}))
+            Container(self.object, spec, self._address, self.environment, self._dirty.set, told.get(spec["name"], {}))
             for spec in self.object["spec"]["containers"]
         ]
         running = [asyncio.create_task(container.run()) for container in self._containers]
@@ -139,7 +139,8 @@ class Pod:
             since = now()
             self._since[kind] = (status, since)
         told = {"type": kind, "status": status, "lastTransitionTime": since}
-        return told if good else told | {"reason": reason, "message": message}
+        # The patch merges conditions: null takes away what an earlier report said.
+        return told | {"reason": None if good else reason, "message": None if good else message}
 
     def _status(self) -> Json:
         unready = [container.name for container in self._containers if not container.ready]
@@ -160,8 +161,8 @@ class Pod:
             "containerStatuses": [container.status() for container in self._containers],
         }
 
-    async def _environment(self, spec: Json) -> dict[str, str]:
-        """A container's variables."""
+    async def environment(self, spec: Json) -> dict[str, str]:
+        """A container's variables; its volumes are there when this returns. Raises ConfigError."""
         unsupported = [field for field in ("initContainers", "readinessGates") if self.object["spec"].get(field)]
         if self.object["spec"]["restartPolicy"] != "Always":
             unsupported.append(f"restartPolicy {self.object['spec']['restartPolicy']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ async def _succeeds(probe: Mapping[str, Any], address: str, ports: Mapping[str, 
 
 async def _serves(target: str, probe: Mapping[str, Any]) -> bool:
     """Ask gRPC's health service; its messages are one field each: the service's name, and the status (1: SERVING)."""
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # the node's forks only start programs
     import grpc.aio  # few pods need it
 
     name = str(probe["grpc"].get("service") or "").encode()

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.mesh.model import GATEWAY_NAME_LABEL, Json
-from lab.mesh.xds import source, write_atomic
+from lab.mesh.xds import RUNTIME, source, write_atomic
 from lab.parts import find
 from lab.paths import LAB
 
@@ -77,6 +77,7 @@ def bootstrap(node: str, directory: Path, address: str) -> Json:
             "lds_config": source(directory / "lds.json"),
             "cds_config": source(directory / "cds.json"),
         },
+        "layered_runtime": RUNTIME,
         # Envoy opens its listeners, this one too, only once the first clusters, routes and listeners are loaded.
         "static_resources": {"listeners": [ready]},
     }

@@ -251,7 +251,7 @@ def _stable_refusals(old: Route | None, new: Route, now: datetime) -> Sequence[s
         return (f"{change} without having served as canary; {fix}",)
     if old.weight == HIGHEST:
         wait = _held_until(old, new, now)
-        return (f"{change} before the hold of {HIGHEST} has passed; allowed from {wait}",) if wait else ()
+        return (f"{change} before the bake (the hold of {HIGHEST}) is over; allowed from {wait}",) if wait else ()
     fix = "promote inside canary:windows.serve" if old.reached == HIGHEST else "raise canary:weight first"
     return (f"{change}, which as canary carries {old.weight} %, and promotion needs {HIGHEST}; {fix}",)
 

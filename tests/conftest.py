@@ -9,6 +9,13 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing them")
+    parser.addoption("--repeat", type=int, default=1, help="how often to run what tests/e2e/test_promotion.py runs")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for `attempt` runs as often as `--repeat` says."""
+    if "attempt" in metafunc.fixturenames:
+        metafunc.parametrize("attempt", range(1, metafunc.config.getoption("--repeat") + 1))
 
 
 @pytest.fixture

@@ -37,6 +37,9 @@ class Registration:
     depends_on: list[str]
     ignored: list[str] = field(default_factory=list)
     """Paths of `ignore_changes`."""
+    replaced_on: list[str] = field(default_factory=list)
+    """Paths of `replace_on_changes`."""
+    deleted_first: bool = False
 
 
 @dataclass
@@ -72,6 +75,7 @@ class _Monitor(mocks.MockMonitor):
         if request.type != "pulumi:pulumi:Stack":
             names = sorted({urn.rpartition("::")[2] for urn in request.dependencies})
             parent = request.parent.rpartition("::")[2]
+            again = list(request.replaceOnChanges), request.deleteBeforeReplace
             self._run.resources.append(
                 Registration(
                     request.type,
@@ -81,6 +85,7 @@ class _Monitor(mocks.MockMonitor):
                     _whole(inputs),
                     names,
                     list(request.ignoreChanges),
+                    *again,
                 )
             )
         else:
@@ -142,9 +147,18 @@ def recorded_from(run: Run) -> dict[str, Any]:
     }
 
 
-def run(config: Mapping[str, Any], *, recorded: Mapping[str, Any] | None = None, seen: live.Live | None = None) -> Run:
-    """Runs `__main__.py` with `config` (keys as in a stack file) over what an earlier update `recorded`."""
-    result = Run()
+def run(
+    config: Mapping[str, Any],
+    *,
+    recorded: Mapping[str, Any] | None = None,
+    seen: live.Live | None = None,
+    result: Run | None = None,
+) -> Run:
+    """Runs `__main__.py` with `config` (keys as in a stack file) over what an earlier update `recorded`.
+
+    `result` is for a run that fails: it shows what was done until then.
+    """
+    result = result or Run()
     flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     asyncio.set_event_loop(asyncio.new_event_loop())
     mocks.set_mocks(_Mocks({}), project="canary", stack="test", monitor=_Monitor(result, recorded or {}))

@@ -30,6 +30,7 @@ from lab.mesh.model import (
     labels_of,
     name_of,
     namespace_of,
+    resolve_host,
     service_host,
     title,
 )
@@ -134,7 +135,7 @@ def gateway_config(
     for number, chains in sorted(doors.items()):
         name = f"{addresses[0]}_{number}"
         config.listeners.append(listener(name, addresses, number, chains, tls=number in tls_ports))
-    for service in _destinations(world):
+    for service in _routed(world):
         add_service_clusters(config, world, service, namespace)
     return config, problems
 
@@ -217,7 +218,7 @@ def waypoint_config(world: World, gateway: Json, bound: list[Json], access_log: 
                 chain = tcp_chain(name)
             config.listeners.append(listener(name, addresses_of(service), number, [chain]))
         add_service_clusters(config, world, service, namespace, inbound=True)
-    for service in _destinations(world):
+    for service in _routed(world):
         if service_host(service) not in own:
             add_service_clusters(config, world, service, namespace)
     return config
@@ -260,6 +261,17 @@ def _destinations(world: World) -> list[Json]:
     """Services that routes may lead to: all but the API server's and those of the proxies themselves."""
     hosts = sorted(set(world.services) - {"kubernetes.default.svc.cluster.local"})
     return [world.services[h] for h in hosts if not is_proxy_service(world, world.services[h])]
+
+
+def _routed(world: World) -> list[Json]:
+    """Destinations that some route names, whatever its weight. Envoy takes one of the machine's few inotify instances
+    for each cluster whose endpoints it watches, so clusters that nothing can lead to are left out."""
+    named: set[str] = set()
+    for virtual in world.all("VirtualService"):
+        for http in virtual["spec"].get("http") or []:
+            legs = [leg["destination"] for leg in [*(http.get("route") or []), *(http.get("mirrors") or [])]]
+            named |= {resolve_host(str(leg["host"]), namespace_of(virtual)) for leg in legs}
+    return [service for service in _destinations(world) if service_host(service) in named]
 
 
 def is_proxy_service(world: World, service: Json) -> bool:

@@ -113,6 +113,10 @@ def write_atomic(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+# As in the bootstrap of Istio's proxies: Envoy on its own takes no list of more than some ten users.
+RUNTIME = {"layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 32768}}]}
+
+
 def static_bootstrap(config: ProxyConfig) -> Json:
     """The same configuration without files, for `envoy --mode validate`."""
     routes = {r["name"]: _bare(r) for r in config.routes}
@@ -128,7 +132,7 @@ def static_bootstrap(config: ProxyConfig) -> Json:
         clusters.append(_bare(cluster, "eds_cluster_config") | static)
     secrets = [_bare(s) for s in config.secrets]
     listed = {"listeners": [_bare(x) for x in listeners], "clusters": clusters, "secrets": secrets}
-    return {"static_resources": listed}
+    return {"static_resources": listed, "layered_runtime": RUNTIME}
 
 
 def _bare(resource: Json, *without: str) -> Json:

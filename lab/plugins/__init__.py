@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ KUBERNETES = "pulumi-resource-kubernetes"
 _MODULES = {LANGUAGE: "language_host", KUBERNETES: "kubernetes_provider"}
 _WRAPPER = """#!/bin/sh
 # Starts the lab's stand-in for {name}; written by `python -m lab up`.
-PYTHONPATH="{root}${{PYTHONPATH:+:$PYTHONPATH}}" exec "{python}" -m lab.plugins.{module} {extra}"$@"
+PYTHONPATH="{root}${{PYTHONPATH:+:$PYTHONPATH}}" exec "{python}" -m lab.plugins.start {module} {extra}"$@"
 """
 
 
@@ -55,7 +54,7 @@ def install(bin_dir: Path, python: Path, parts: Mapping[str, Part]) -> None:
         extra = ""
         if name == LANGUAGE:
             copy = bin_dir / LANGUAGE_EXEC
-            shutil.copyfile(_exec_file(parts), copy)
+            copy.write_bytes(_exec_file(parts).read_bytes())
             copy.chmod(0o755)
             extra = f'--exec "{copy}" '
         root = Path(__file__).resolve().parents[2]

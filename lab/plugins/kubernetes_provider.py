@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -211,7 +210,3 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         raise SystemExit("usage: pulumi-resource-kubernetes ENGINE_ADDRESS (started by the pulumi command)")
     protos.serve(lambda server: rpc.add_ResourceProviderServicer_to_server(Provider(), server))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

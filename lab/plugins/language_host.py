@@ -206,7 +206,3 @@ def main(arguments: list[str]) -> None:
     engine = next((text for text in reversed(rest) if not text.startswith("-")), "")
     host = LanguageHost(exec_file, engine)
     protos.serve(lambda server: rpc.add_LanguageRuntimeServicer_to_server(host, server), host.stop_all)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

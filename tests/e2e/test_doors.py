@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from lab import load, shares
+from core import split
+from lab import load
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, api, inside
 
@@ -149,7 +150,7 @@ def test_grpc_is_split_and_ruled_at_both_doors_and_logged_with_route_and_track(e
         until(lambda url=url: served(url), url)  # type: ignore[misc]
         found = load.run(url, 2000)
         assert found.lost == found.refused == 0, (role, found)
-        assert shares.accepts(found.canary, found.served, 0.2, 0.0001), (role, found)
+        assert split.accepts(found.canary, found.served, 0.2, 0.0001), (role, found)
         assert load.run(url, 200, {"x-canary": "true"}) == load.Counts(canary=200)
         until(lambda role=role: len(accessed(role)) >= 2220, "the access log")  # type: ignore[misc]
         told = {(e["route_name"], e["upstream_cluster"].split("|")[2].rpartition("/")[2]) for e in accessed(role)}

@@ -18,11 +18,14 @@ from typing import Any
 
 import pytest
 
+from core import split
 from lab.mesh.translate import gateway_config, node_config
 from lab.mesh.xds import static_bootstrap
 from lab.proxy import envoy_command
+from tests import generate
+from tests.golden_routes import generated
 from tests.golden_routes.cases import CASES, Case, compact_cases, folder_cases, shared_folder
-from tests.golden_routes.oracle import Shares, binomial_interval, expected
+from tests.golden_routes.oracle import Shares, expected
 from tests.golden_routes.replay import both_doors
 from tests.golden_routes.world import GATEWAY_LABELS, GATEWAY_NAMESPACE, recorded_world
 
@@ -45,31 +48,37 @@ def weighted(shares: Shares) -> bool:
     return len(shares) > 1 and not any(math.isnan(s) for s in shares.values())
 
 
+def run_alone(module: str, work: Path) -> dict[str, Any]:
+    """The results of a module that runs by itself in a private network namespace."""
+    alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-Urn"]
+    command = [*alone, sys.executable, "-m", f"tests.golden_routes.{module}", str(work)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    log = work / "envoy.log"
+    tail = log.read_text()[-3000:] if log.exists() else ""
+    assert done.returncode == 0, f"{module} failed:\n{done.stdout}{done.stderr}\n{tail}"
+    results: dict[str, Any] = json.loads((work / "results.json").read_text())
+    return results
+
+
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("golden")
     (work / "cases.json").write_text(
         json.dumps({n: {"manifests": c.manifests, "probes": c.probes} for n, c in ALL.items()})
     )
-    alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-Urn"]
-    command = [*alone, sys.executable, "-m", "tests.golden_routes.replay", str(work)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    log = work / "envoy.log"
-    tail = log.read_text()[-3000:] if log.exists() else ""
-    assert done.returncode == 0, f"replay failed:\n{done.stdout}{done.stderr}\n{tail}"
-    results: dict[str, Any] = json.loads((work / "results.json").read_text())
+    results = run_alone("replay", work)
     rate = results["requests"] / results["seconds"]
     print(f"\ngolden replay: {results['requests']} requests in {results['seconds']:.1f} s ({rate:.0f}/s)")
     return results
 
 
 @functools.cache
-def confidence() -> float:
+def error() -> float:
     doors = ("gateway", "waypoint")
     checks = sum(
         len(s) for c in ALL.values() for p in c.probes for d in doors if weighted(s := expected(c.manifests, p, door=d))
     )
-    return 1 - FAMILY_ERROR / max(1, checks)
+    return FAMILY_ERROR / max(1, checks)
 
 
 def assert_shares(served: dict[str, int], shares: Shares, where: str) -> None:
@@ -77,10 +86,9 @@ def assert_shares(served: dict[str, int], shares: Shares, where: str) -> None:
     assert set(served) <= set(shares), f"{where}: answered by {served}, only {shares} may answer"
     for answer, share in shares.items():
         if not math.isnan(share):
-            low, high = binomial_interval(total, share, confidence())
             count = served.get(answer, 0)
-            assert low <= count <= high, (
-                f"{where}: {answer} answered {count} of {total}, configured {share:.1%} [{low}, {high}]"
+            assert split.accepts(count, total, share, error()), (
+                f"{where}: {answer} answered {count} of {total}, not {share:.1%}"
             )
 
 
@@ -125,8 +133,7 @@ def test_waypoint_splits_as_configured(name: str, replayed: dict[str, Any]) -> N
 
 def test_mirror_reaches_the_canary(replayed: dict[str, Any]) -> None:
     sent = sum(p["requests"] for p in ALL["mirror"].probes if p["probe"] != "other-host")
-    low, high = binomial_interval(sent, 0.10, 1 - FAMILY_ERROR)
-    assert low <= replayed["cases"]["mirror"]["canary_reached"] <= high
+    assert split.accepts(replayed["cases"]["mirror"]["canary_reached"], sent, 0.10, FAMILY_ERROR)
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
@@ -144,3 +151,16 @@ def test_envoy_validates_what_is_generated(name: str, tmp_path: Path) -> None:
             command = [*envoy_command(path), "--mode", "validate"]
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_evaluator_and_envoy_agree_on_generated_requests_to_a_thousand_generated_routes(tmp_path: Path) -> None:
+    found = run_alone("generated", tmp_path)
+    assert found["differ"] == []
+    assert found["configurations"] == generate.COUNT
+    layers = ("rule", "weight", "stamp", "cidr", "absent", "halted", "door")
+    assert min(found["layers"].get(f"gateway {layer}", 0) for layer in layers) >= 50, found["layers"]
+    assert min(found["layers"].get(f"mesh {layer}", 0) for layer in layers[:3]) >= 50, found["layers"]
+    draws = found["draws"]
+    assert len(draws) >= 10
+    for draw in draws:
+        assert split.accepts(draw["canary"], generated.DRAWS, draw["share"], FAMILY_ERROR / len(draws)), draw

@@ -147,6 +147,21 @@ def test_subsets_edited_by_hand_are_taken_back(stack: Stack) -> None:
     assert [subset["name"] for subset in api("GET", RULE)["spec"]["subsets"]] == ["stable", "canary"]
 
 
+@pytest.mark.parametrize(("path", "name"), [(ROUTE, "web-vs"), (RULE, "web-dr")], ids=["route", "subsets"])
+def test_what_somebody_deleted_is_made_again_and_stops_no_revert(stack: Stack, path: str, name: str) -> None:
+    at_five(stack)
+    api("DELETE", path)
+    assert stack.planned() == {"replace": [name]}
+    stack.up().check()
+    assert shares() == [95, 5], "the record was not lost with the route"
+    assert stack.planned() == {}
+    api("DELETE", path)
+    stack.edit(weight=0)
+    stack.up().check()
+    assert shares() == [100, 0]
+    assert api("GET", path)["metadata"]["annotations"]["canary/restored"] == "2"
+
+
 def test_a_revert_goes_through_alone_while_a_release_of_the_mesh_is_stuck(stack: Stack) -> None:
     at_five(stack)
     daemon = "/apis/apps/v1/namespaces/istio-system/daemonsets/istio-cni-node"

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from lab import load, namespace, shares
+from core import split
+from lab import load, namespace
 from lab.paths import ROOT
 from lab.stack import Stack, api, inside
 
@@ -28,7 +29,7 @@ def assert_share(percent: int, headers: dict[str, str] | None = None, requests: 
     for door, url in doors().items():
         found = load.run(url, requests, headers)
         assert (found.lost, found.refused) == (0, 0), door
-        assert shares.accepts(found.canary, found.served, percent / 100, 0.001 / CHECKS), (door, percent, found)
+        assert split.accepts(found.canary, found.served, percent / 100, 0.001 / CHECKS), (door, percent, found)
 
 
 def at(stack: Stack, *weights: int) -> None:

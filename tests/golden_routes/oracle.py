@@ -1,13 +1,18 @@
-"""Who should answer a probe, read from the manifests alone: an independent, slow reading of Istio's routing rules."""
+"""Who should answer a probe, read from the manifests alone.
+
+Conditions and shares are the product's evaluator's; here is what lies around one VirtualService: doors, several
+VirtualServices on one host, faults, and what a subset selects.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
-import re
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
+
+from core import evaluate
 
 Json = dict[str, Any]
 Shares = dict[str, float]
@@ -23,23 +28,32 @@ def default_host(manifests: list[Json]) -> str:
 
 
 def expected(manifests: list[Json], probe: Json, *, door: str = "gateway") -> Shares:
-    """Outcome (version label or status code) -> share of requests, at the gateway or at the waypoint."""
+    """Outcome (version label or status code) -> share of requests, at the gateway or at the waypoint.
+
+    Which route takes the request, and its shares, is said by the product's own evaluator.
+    """
     host = probe["headers"].get("host") or default_host(manifests)
-    entries: list[tuple[Json | None, Json]] = []
+    http: list[Json] = []
     for service in (m for m in manifests if m["kind"] == "VirtualService"):
         if door == "gateway" and not _at_gateway(manifests, service, host):
             continue
         if door == "waypoint" and "mesh" not in service["spec"].get("gateways", ["mesh"]):
             continue
-        entries += _until_catch_all(service)
+        http += _until_catch_all(service)
     if door == "gateway":
-        entries.sort(key=lambda e: _catch_all(e[0]))
-    if door == "waypoint" and not entries:
+        http.sort(key=_catch_all)
+    if door == "waypoint" and not http:
         return {"stable": math.nan, "canary": math.nan}
-    for match, http in entries:
-        if match is None or _matches(match, probe):
-            return _outcome(manifests, http)
-    return {"404": 1.0}
+    found = evaluate.first(http, request(probe))
+    return _outcome(manifests, found) if found else {"404": 1.0}
+
+
+def request(probe: Json) -> evaluate.Request:
+    """The request of a probe."""
+    url = urlsplit(probe["path"])
+    pairs = [pair.partition("=") for pair in url.query.split("&") if pair]
+    query = {name: value for name, _, value in reversed(pairs)}  # of two of a name the first counts
+    return evaluate.Request(uri=url.path, method=probe["method"], headers=probe["headers"], query=query)
 
 
 def _at_gateway(manifests: list[Json], service: Json, host: str) -> bool:
@@ -59,52 +73,28 @@ def _at_gateway(manifests: list[Json], service: Json, host: str) -> bool:
     return False
 
 
-def _until_catch_all(service: Json) -> list[tuple[Json | None, Json]]:
-    out: list[tuple[Json | None, Json]] = []
+def _until_catch_all(service: Json) -> list[Json]:
+    """One match to a route, as Istio's order of merging counts them."""
+    out: list[Json] = []
     for http in service["spec"]["http"]:
-        for match in http.get("match") or [None]:
-            out.append((match, http))
-            if _catch_all(match):
+        for match in http.get("match") or [{}]:
+            out.append({**http, "match": [match]})
+            if _catch_all(out[-1]):
                 return out
     return out
 
 
-def _catch_all(match: Json | None) -> bool:
-    return not match or (set(match) <= {"uri", "name"} and match.get("uri") in (None, {"prefix": "/"}, {"regex": ".*"}))
+def _catch_all(http: Json) -> bool:
+    (match,) = http["match"]
+    return set(match) <= {"uri", "name"} and match.get("uri") in (None, {"prefix": "/"}, {"regex": ".*"})
 
 
-def _matches(match: Json, probe: Json) -> bool:
-    url = urlsplit(probe["path"])
-    given = {k.lower(): v for k, v in probe["headers"].items()}
-    query = dict(parse_qsl(url.query, keep_blank_values=True))
-    tests = [
-        *(_text(given.get(n.lower()), m) for n, m in (match.get("headers") or {}).items()),
-        *(not _text(given.get(n.lower()), m) for n, m in (match.get("withoutHeaders") or {}).items()),
-        *(_text(query.get(n), m) for n, m in (match.get("queryParams") or {}).items()),
-        _text(url.path, match.get("uri") or {}),
-        _text(probe["method"], match.get("method") or {}),
-    ]
-    return all(tests)
-
-
-def _text(value: str | None, match: Json) -> bool:
-    if value is None:
-        return False
-    if not match or match.get("regex") == "*":
-        return True
-    ((kind, wanted),) = match.items()
-    if kind == "regex":
-        return re.fullmatch(wanted, value) is not None
-    return value == wanted if kind == "exact" else value.startswith(wanted)
-
-
-def _outcome(manifests: list[Json], http: Json) -> Shares:
+def _outcome(manifests: list[Json], http: Mapping[str, Any]) -> Shares:
     out: Shares = {}
-    weights = [d.get("weight", 0) for d in http["route"]] if len(http["route"]) > 1 else [1]
-    for destination, weight in zip(http["route"], weights, strict=True):
-        for answer, share in _served_by(manifests, destination["destination"]).items():
-            if weight:
-                out[answer] = out.get(answer, 0.0) + share * weight / sum(weights)
+    for subset, share in evaluate.split(http).items():
+        host = next(d["destination"]["host"] for d in http["route"] if d["destination"].get("subset", "") == subset)
+        for answer, part in _served_by(manifests, host, subset).items():
+            out[answer] = out.get(answer, 0.0) + share * part
     abort = (http.get("fault") or {}).get("abort")
     if abort:
         share = abort.get("percentage", {}).get("value", 0) / 100
@@ -113,34 +103,12 @@ def _outcome(manifests: list[Json], http: Json) -> Shares:
     return out
 
 
-def _served_by(manifests: list[Json], destination: Json) -> Shares:
-    subset = destination.get("subset")
+def _served_by(manifests: list[Json], host: str, subset: str) -> Shares:
     if not subset:  # chosen among all pods by load, so only who may answer is known
         return {"stable": math.nan, "canary": math.nan}
-    for rule in (m for m in manifests if m["kind"] == "DestinationRule" and m["spec"]["host"] == destination["host"]):
+    for rule in (m for m in manifests if m["kind"] == "DestinationRule" and m["spec"]["host"] == host):
         for one in rule["spec"].get("subsets") or []:
             if one["name"] == subset:
                 version = one["labels"].get("version")
                 return {version: 1.0} if version in ("stable", "canary") else {"503": 1.0}
     return {"503": 1.0}
-
-
-@functools.cache
-def binomial_interval(n: int, p: float, confidence: float) -> tuple[int, int]:
-    """The shortest central range [low, high] of counts that holds at least `confidence` of Binomial(n, p)."""
-    tail = (1 - confidence) / 2
-    if p <= 0 or p >= 1:
-        return (0, 0) if p <= 0 else (n, n)
-    log_p, log_q, base = math.log(p), math.log1p(-p), math.lgamma(n + 1)
-    mass = [
-        math.exp(base - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log_p + (n - k) * log_q) for k in range(n + 1)
-    ]
-    low, total = 0, mass[0]
-    while total <= tail:
-        low += 1
-        total += mass[low]
-    high, total = n, mass[n]
-    while total <= tail:
-        high -= 1
-        total += mass[high]
-    return low, high

@@ -209,6 +209,21 @@ def test_a_waypoint_without_virtual_service_serves_every_pod() -> None:
     assert len(config.endpoints["inbound-vip|80|http|web.shop.svc.cluster.local"]["endpoints"][0]["lb_endpoints"]) == 3
 
 
+def test_proxies_hold_clusters_of_services_that_some_route_names_and_of_no_others() -> None:
+    def hosts(config: Any) -> set[str]:
+        return {c["name"].split("|")[3] for c in config.clusters}
+
+    case = OURS["weight-0"]
+    other = copy.deepcopy(recorded_world(case.manifests).services["web.shop.svc.cluster.local"])
+    other["metadata"]["name"] = "other"
+    case = Case("made", [*case.manifests, other], [], [], None, [])
+    assert hosts(gateway_of(case)) == hosts(waypoint_of(case)) == {"web.shop.svc.cluster.local"}
+    case.manifests.append(second([], "to-other"))
+    case.manifests[-1]["spec"]["http"][0]["route"] = [{"destination": {"host": "other"}}]
+    both = {"web.shop.svc.cluster.local", "other.shop.svc.cluster.local"}
+    assert hosts(gateway_of(case)) == hosts(waypoint_of(case)) == both
+
+
 def test_node_doors_cover_only_services_without_waypoint() -> None:
     world = recorded_world(OURS["weight-5"].manifests)
     [door] = [x for x in node_config(world, set()).listeners if "web.shop" in x["name"]]

@@ -190,14 +190,21 @@ def test_an_edited_object_is_written_again_although_the_settings_did_not_change(
     assert changed(repaired, again) == []
 
 
-def test_a_route_that_somebody_deleted_is_named_and_made_again(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(("kind", "name", "field"), [(VS, "web-vs", "routes"), ("DestinationRule", "web-dr", "rules")])
+def test_an_object_that_somebody_deleted_is_named_and_made_again(
+    kind: str, name: str, field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = lab(0, canary="sample-web:2.0")
     before = after(lab(), config)
-    run = program.run(config, recorded=program.recorded_from(before), seen=_seen(before, routes={}, cluster=None))
-    assert changed(before, run) == ["web-vs"]
-    assert "VirtualService web is gone from the cluster; this update makes it again" in caplog.text
+    seen = _seen(before, **{field: {}}, cluster=None)
+    run = program.run(config, recorded=program.recorded_from(before), seen=seen)
+    assert changed(before, run) == [name]
+    assert f"{kind} web is gone from the cluster; this update makes it again" in caplog.text
+    # An update of it would fail; the engine replaces it when this annotation changes, without a second one in between.
+    made = run.of(kind)[name]
+    assert made.inputs["metadata"]["annotations"]["canary/restored"] == "1"
+    assert made.replaced_on == ['metadata.annotations["canary/restored"]']
+    assert made.deleted_first
 
 
 def test_what_nobody_edited_is_not_written_again() -> None:

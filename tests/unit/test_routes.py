@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core import checks, matches, routes
+from core import checks, matches, routes, specs
 
 
 def _spec(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -109,6 +109,72 @@ def test_users_become_one_anchored_and_escaped_expression(web: dict[str, Any]) -
 def test_the_rules_that_were_asked_for_render_as_istio_writes_them(web: dict[str, Any]) -> None:
     web["services"]["web"]["rules"] = [{"name": "u", "users": ["1", "2", "3", "4", "5"]}]
     assert _spec(web)["http"][1]["match"] == [{"headers": {"user-id": {"regex": "^(1|2|3|4|5)$"}}}]
+
+
+def test_a_list_of_users_that_fits_no_single_expression_becomes_several_matches_of_one_route(
+    web: dict[str, Any],
+) -> None:
+    users = [f"customer.{number}@example.com" for number in range(500)]
+    web["services"]["web"]["rules"] = [{"name": "many", "users": users, "headers": {"x-beta": "1"}}]
+    found = [route for route in _spec(web)["http"] if route["name"].startswith("rule-")]
+    assert [route["name"] for route in found] == ["rule-many"]
+    regexes = [match["headers"]["user-id"]["regex"] for match in found[0]["match"]]
+    assert all(match["headers"]["x-beta"] == {"exact": "1"} for match in found[0]["match"]), "in each of them"
+    assert [user for regex in regexes for user in matches.users_from_regex(regex) or []] == users
+    lengths = [len(regex.encode()) for regex in regexes]
+    assert max(lengths) <= 1024
+    assert min(lengths[:-1]) > 1024 - 40, "no more matches than it takes"
+
+
+def test_an_expression_of_users_may_be_as_long_as_istio_takes_it_and_no_longer() -> None:
+    fitting = ["u" * 255, "v" * 255, "w" * 255, "x" * 252]
+    assert [len(regex) for regex in matches.users_regexes(fitting)] == [1024]
+    assert len(matches.users_regexes([*fitting[:3], "x" * 253])) == 2
+
+
+@pytest.mark.parametrize("user", ["a.b", "x|y", "(z)", "c-3", "björn", "ann@example.com", "a b", "^$", "\\d", "…"])
+def test_a_user_is_read_back_from_the_expression_that_matches_nobody_else(user: str) -> None:
+    (regex,) = matches.users_regexes([user, "1"])
+    assert matches.users_from_regex(regex) == [user, "1"]
+    match = matches.StringMatch(regex=regex)
+    assert match.accepts(user)
+    assert not any(match.accepts(other) for other in ("", user + "1", "x" + user, user + "|1", "2"))
+
+
+def test_an_expression_that_is_no_list_of_users_is_not_taken_for_one() -> None:
+    for regex in ("^(a.b)$", "^(a|)$", "(a|b)", "^(a|b+)$", "^(a|(b))$", r"^(\d)$"):
+        assert matches.users_from_regex(regex) is None
+
+
+def test_each_destination_names_route_and_track_in_the_response(web: dict[str, Any]) -> None:
+    told = {
+        leg["headers"]["response"]["set"]["x-canary-route"] for route in _spec(web)["http"] for leg in route["route"]
+    }
+    assert told == {
+        "edge-blue-cidr/stable", "rule-qa/canary", "rule-first-users/canary", "edge-green/canary",
+        "edge-stamped/stable", "default/stable", "default/canary",
+    }  # fmt: skip
+
+
+def test_the_response_header_can_be_switched_off(web: dict[str, Any]) -> None:
+    assert "x-canary-route" not in str(_spec(web, routeHeader=False))
+    assert "headers" not in _spec(web, routeHeader=False)["http"][-1]["route"][0]
+
+
+def test_a_grpc_service_says_so_to_istio_and_retries_only_calls_that_no_server_began(web: dict[str, Any]) -> None:
+    web["services"]["web"]["protocol"] = "grpc"
+    settings, _ = checks.parse(web)
+    (port,) = specs.service_spec("web", settings.services["web"])["ports"]
+    assert (port["name"], port["appProtocol"]) == ("grpc", "grpc")
+    words = {word for route in _spec(web)["http"] for word in route["retries"]["retryOn"].split(",")}
+    assert {"unavailable", "resource-exhausted"} < words
+    assert not words & {"cancelled", "deadline-exceeded", "internal", "5xx", "reset", "retriable-status-codes"}
+
+
+def test_http_is_http_to_istio(web: dict[str, Any]) -> None:
+    (port,) = specs.service_spec("web", checks.parse(web)[0].services["web"])["ports"]
+    assert (port["name"], port["appProtocol"]) == ("http", "http")
+    assert "unavailable" in _spec(web)["http"][-1]["retries"]["retryOn"], "a proxied gRPC call may pass here too"
 
 
 def test_a_certificate_turns_plain_http_into_a_redirect(web: dict[str, Any]) -> None:

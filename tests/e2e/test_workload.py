@@ -1,0 +1,234 @@
+"""Production workloads with the real engine: configuration, secrets and autoscalers come and go without a gap."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.bench import ensure
+from lab.paths import LAB, ROOT
+from lab.stack import Stack, api
+
+pytestmark = pytest.mark.lab
+
+CORE, APPS = "/api/v1/namespaces/shop", "/apis/apps/v1/namespaces/shop"
+SECRET = "hunter2-hunter2"
+
+
+@contextmanager
+def watched(look: Callable[[], list[str]]) -> Iterator[list[str]]:
+    """What `look` finds wrong, over and over again while the body runs; it looks at least once."""
+    found: list[str] = []
+    looks = 0
+    done = threading.Event()
+
+    def run() -> None:
+        nonlocal looks
+        while not done.is_set():
+            found.extend(look())
+            looks += 1
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+    assert looks > 0, "the look itself failed"
+
+
+def names(kind: str, prefix: str) -> list[str]:
+    listed = [one["metadata"]["name"] for one in api("GET", f"{CORE}/{kind}")["items"]]
+    return sorted(name for name in listed if name.startswith(prefix))
+
+
+def sources(pod: dict[str, Any]) -> set[tuple[str, str]]:
+    """(kind, name) of what a pod's variables come from."""
+    listed = pod["spec"]["containers"][0].get("envFrom") or []
+    return {("configmaps" if "configMapRef" in one else "secrets", next(iter(one.values()))["name"]) for one in listed}
+
+
+def running() -> dict[str, dict[str, Any]]:
+    """Pods of `api` that nobody has told to stop, by UID."""
+    found = [one for one in api("GET", f"{CORE}/pods")["items"] if one["metadata"]["labels"].get("app") == "api"]
+    return {one["metadata"]["uid"]: one for one in found if not one["metadata"].get("deletionTimestamp")}
+
+
+def orphans() -> list[str]:
+    """Pods that run while what they read is gone; only those count that ran before and after the look."""
+    before = running()
+    there = {(kind, name) for kind in ("configmaps", "secrets") for name in names(kind, "api-")}
+    after = running()
+    return [f"{uid} reads {one}" for uid in before.keys() & after for one in sources(before[uid]) - there]
+
+
+@pytest.fixture
+def configured(stack: Stack) -> Stack:
+    """A second service `api` with configuration and a secret, and a canary that differs in both."""
+    stack.edit(**{"secret-token": SECRET, "secret-other": f"{SECRET}-2", "readyTimeout": "15s"})
+    stack.service(
+        "api",
+        stable={"image": "sample-web:1.0", "config": {"data": {"LEVEL": "info"}}, "secrets": {"TOKEN": "token"}},
+        replicas=2,
+        probe={"path": "/healthz", "periodSeconds": 1},
+        drain="1s",
+    )
+    stack.up().check()
+    return stack
+
+
+def canary(level: str, secret: str, tag: str = "2.0") -> dict[str, Any]:
+    return {"image": f"sample-web:{tag}", "config": {"data": {"LEVEL": level}}, "secrets": {"TOKEN": secret}}
+
+
+def test_configuration_and_secrets_roll_out_and_back_with_the_pods_that_read_them(configured: Stack) -> None:
+    stack = configured
+    with watched(orphans) as found:
+        stack.service("api", canary=canary("debug", "other"))
+        stack.up().check()
+        first = names("configmaps", "api-canary-") + names("secrets", "api-canary-")
+        assert len(first) == 2
+        stack.service("api", canary=canary("trace", "token"))
+        stack.up().check()
+        second = names("configmaps", "api-canary-") + names("secrets", "api-canary-")
+        assert len(second) == 2, "the old ones went"
+        assert not set(first) & set(second)
+        pod, *_ = [one for one in running().values() if one["metadata"]["labels"]["version"] == "canary"]
+        assert {name for _, name in sources(pod)} == set(second)
+        stack.service("api", canary=canary("debug", "other"))
+        stack.up().check()
+        assert names("configmaps", "api-canary-") + names("secrets", "api-canary-") == first, "the way back"
+    assert found == []
+    assert stack.planned() == {}
+
+
+def test_configuration_of_pods_that_still_run_stays_when_their_successors_do_not_get_ready(configured: Stack) -> None:
+    stack = configured
+    stack.service("api", canary=canary("debug", "other"))
+    stack.up().check()
+    kept = names("configmaps", "api-canary-")
+    with watched(orphans) as found:
+        stack.service("api", canary=canary("trace", "other", tag="2.0-unready"))
+        assert stack.up().code != 0
+        assert set(kept) < set(names("configmaps", "api-canary-"))
+        stack.service("api", canary=canary("debug", "other"))
+        stack.up().check()
+        assert names("configmaps", "api-canary-") == kept
+    assert found == []
+
+
+def test_a_secrets_value_is_in_no_preview_and_not_in_clear_in_the_state(configured: Stack) -> None:
+    stack = configured
+    stack.service("api", canary=canary("debug", "other"))
+    shown = stack.preview("--diff").check().text
+    assert "api-canary-" in shown
+    shown += stack.up().check().text + stack.run("stack", "export").check().text
+    for value in (SECRET, f"{SECRET}-2"):
+        assert value not in shown
+        assert base64.b64encode(value.encode()).decode() not in shown
+    (name,) = names("secrets", "api-canary-")
+    held = api("GET", f"{CORE}/secrets/{name}")
+    assert base64.b64decode(held["data"]["TOKEN"]).decode() == f"{SECRET}-2"
+    assert held["immutable"] is True
+
+
+def test_a_live_service_gets_an_autoscaler_without_losing_a_pod(stack: Stack) -> None:
+    sizes: list[int] = []
+
+    def look() -> list[str]:
+        found = api("GET", f"{APPS}/deployments/api-stable")
+        sizes.append(found["spec"]["replicas"])
+        serving = found["status"].get("availableReplicas", 0)
+        return [f"{sizes[-1]} declared, {serving} serve"] if min(sizes[-1], serving) < 3 else []
+
+    stack.service(
+        "api", stable={"image": "sample-web:1.0"}, replicas=3, resources={"requests": {"cpu": "100m"}}, drain="1s"
+    )
+    stack.up().check()
+    stack.service("api", autoscale={"min": 2, "max": 5})
+    with watched(look) as lost:
+        stack.up().check()
+        scaler = "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers/api-stable"
+        assert api("GET", scaler)["spec"]["minReplicas"] == 2
+        assert stack.planned() == {}
+        # The autoscaler writes the number now: an update leaves it alone.
+        stack.service("api", autoscale={"min": 4, "max": 5})
+        stack.up().check()
+        while sizes[-1] < 4:
+            assert not lost
+        stack.service("api", autoscale={"min": 2, "max": 5}, canary={"image": "sample-web:2.0"})
+        stack.up().check()
+    assert lost == []
+    assert sizes[-1] == 4
+    kept = api("GET", scaler)["spec"]["behavior"]["scaleDown"]["selectPolicy"]
+    assert kept == "Disabled", "a revert needs what is there"
+
+
+def project(folder: Path, transforms: str) -> Path:
+    """The checkout with other transforms."""
+    for path in [*ROOT.glob("*.py"), *(ROOT / part for part in (".lab", "components", "core", "policies"))]:
+        if path.name != "transforms.py":
+            (folder / path.name).symlink_to(path)
+    about = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())
+    about["runtime"]["options"]["virtualenv"] = str(ROOT / ".venv")
+    (folder / "Pulumi.yaml").write_text(yaml.safe_dump(about))
+    (folder / "transforms.py").write_text(transforms)
+    return folder
+
+
+IMPORTANT = """
+from pulumi import ResourceTransformArgs, ResourceTransformResult
+
+def important(args: ResourceTransformArgs) -> ResourceTransformResult | None:
+    if args.type_ != "kubernetes:apps/v1:Deployment":
+        return None
+    args.props["spec"]["template"]["spec"]["priorityClassName"] = "business"
+    return ResourceTransformResult(args.props, args.opts)
+
+TRANSFORMS = [important]
+"""
+
+
+def test_a_transform_changes_a_deployment_and_nothing_else(stack: Stack, tmp_path: Path) -> None:
+    assert stack.planned() == {}
+    changed = Stack(stack.file, project=project(tmp_path, IMPORTANT))
+    assert changed.planned() == {"update": ["web-stable"]}
+    assert "priorityClassName" in changed.preview("--diff").check().text
+
+
+STRANGE = """
+from pulumi import CustomTimeouts, ResourceTransformArgs, ResourceTransformResult
+
+def strange(args: ResourceTransformArgs) -> ResourceTransformResult | None:
+    if args.type_ != "kubernetes:gateway.networking.k8s.io/v1:Gateway":
+        return None
+    args.props["spec"]["gatewayClassName"] = "nobodys"
+    args.opts.custom_timeouts = CustomTimeouts(create="3s")
+    return ResourceTransformResult(args.props, args.opts)
+
+TRANSFORMS = [strange]
+"""
+
+
+def test_a_waypoint_that_does_not_get_ready_says_why(stack: Stack, tmp_path: Path) -> None:
+    other = Stack(LAB / "strange.yaml", name="strange", project=project(tmp_path, STRANGE))
+    other.reset()
+    other.edit(namespace="strange", istio={"install": False})
+    other.service(hosts=None)
+    ensure(other)
+    try:
+        failed = other.up()
+        assert failed.code != 0
+        assert "strange-waypoint did not get ready; the cluster says:" in failed.text
+        assert "Gateway waypoint: Programmed is Unknown: Pending: Waiting for controller" in failed.text, failed.text
+    finally:
+        other.destroy().check()
+        other.run("stack", "rm", "--yes").check()
