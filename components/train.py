@@ -10,6 +10,8 @@ import pulumi
 from pulumi import ErrorHook, Output, ResourceOptions
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs
+from components.observability import Observability, ObservabilityArgs
+from components.security import MeshSecurity, MeshSecurityArgs
 from components.traffic import PublicGateway, PublicGatewayArgs, Traffic, TrafficArgs
 from components.workload import Workload, WorkloadArgs, declare_account
 from core import outputs
@@ -87,6 +89,12 @@ class ReleaseTrain(pulumi.ComponentResource):
         for service, version in tracks:
             if version in order[service].waiting:
                 declare(service, version, [self.traffic[service].route])
+        # Last, and with nothing after them: neither a lock nor an alert may come between an operator and a route.
+        told = ObservabilityArgs(settings=settings, stack=pulumi.get_stack(), after=[space.namespace, *args.mesh])
+        Observability("observability", told, inside)
+        if settings.strategy == "istio":
+            routed = [space.waypoint, *(traffic.route for traffic in self.traffic.values()), *args.mesh]
+            MeshSecurity("security", MeshSecurityArgs(settings=settings, after=routed), inside)
         self.register_outputs({})
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:

@@ -57,6 +57,15 @@ def gateway_spec(settings: Settings) -> dict[str, Any]:
     return {"selector": {"istio": INGRESS.removeprefix("istio-")}, "servers": servers}
 
 
+def door_selectors(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What selects the proxies of each door in objects that configure proxies, by namespace."""
+    waypoint = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": WAYPOINT}
+    found: dict[str, dict[str, Any]] = {settings.namespace: {"targetRefs": [waypoint]}}
+    if settings.public_hosts:
+        found[INGRESS_NAMESPACE] = {"selector": {"matchLabels": {"istio": INGRESS.removeprefix("istio-")}}}
+    return found
+
+
 def destination_rule_spec(service: str, namespace: str) -> dict[str, Any]:
     """Both subsets, always: a route may only name a subset that is known already."""
     subsets = [{"name": track, "labels": {"version": track}} for track in ("stable", "canary")]

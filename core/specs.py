@@ -84,7 +84,7 @@ def chart_values(settings: Settings) -> dict[str, dict[str, Any]]:
     door = routes.INGRESS.removeprefix("istio-")
     return {
         "base": fail | {"defaultRevision": "default"},
-        "istiod": ambient | fail | {"meshConfig": {"accessLogFile": "/dev/stdout"}},
+        "istiod": ambient | fail | {"meshConfig": {"accessLogFile": "/dev/stdout", "accessLogEncoding": "JSON"}},
         "cni": ambient,
         "ztunnel": {"istioNamespace": "istio-system"},
         "gateway": {

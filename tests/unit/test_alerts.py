@@ -395,3 +395,46 @@ def test_the_dashboard_has_the_gates_thresholds_and_only_queries_that_are_record
     exprs = [target["expr"] for panel in found["panels"] for target in panel["targets"]]
     assert all(any(name in expr for name in (*promql.RECORDS.values(), promql.WEIGHT)) for expr in exprs)
     assert all('stack="prod"' in expr for expr in exprs)
+
+
+def declared(**changes: Any) -> program.Run:
+    """The production stack with other settings; None takes one out."""
+    config = program.stack_config(STACK) | {"canary:weight": 0} | {f"canary:{key}": it for key, it in changes.items()}
+    return program.run({key: it for key, it in config.items() if it is not None and key != "kubernetes:context"})
+
+
+def test_alerts_are_config_maps_unless_the_operator_is_asked_for() -> None:
+    hook = {"webhook": "http://rollout:9094/webhook"}
+    maps = declared(alerts=hook).of("ConfigMap")
+    assert set(yaml.safe_load(maps["shop-canary-alerts"].inputs["data"]["rules.yaml"])) == {"groups"}
+    assert set(yaml.safe_load(maps["shop-canary-alertmanager"].inputs["data"]["alertmanager.yaml"])) == {
+        "route",
+        "receivers",
+    }
+    board = maps["shop-canary-dashboard"].inputs
+    assert board["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert json.loads(board["data"]["canary.json"])["title"] == "Canary: test"
+    run = declared(alerts=hook | {"form": "operator"})
+    assert run.of("PrometheusRule").keys() == {"shop-canary-alerts"}
+    assert run.of("AlertmanagerConfig").keys() == {"shop-canary-alertmanager"}
+    assert "shop-canary-alerts" not in run.of("ConfigMap")
+
+
+def test_without_alerts_in_the_settings_there_are_none_and_without_a_webhook_nobody_is_called() -> None:
+    names = {one.name for one in declared(alerts=None).resources}
+    assert not {name for name in names if name.startswith("shop-canary-a") and "access" not in name}
+    assert "shop-canary-alertmanager" not in declared(alerts={}).of("ConfigMap")
+
+
+def test_access_logs_are_on_at_both_doors_and_in_a_form_that_names_route_and_track() -> None:
+    run = declared()
+    logs = {one.inputs["metadata"]["namespace"]: one.inputs["spec"] for one in run.of("Telemetry").values()}
+    assert logs["shop"]["targetRefs"][0]["name"] == "waypoint"
+    assert logs["istio-ingress"]["selector"]["matchLabels"] == run.spec("Gateway", "public-gateway")["selector"]
+    values = run.of("Release")["mesh-istiod"].inputs["values"]
+    assert values["meshConfig"] == {"accessLogFile": "/dev/stdout", "accessLogEncoding": "JSON"}
+
+
+def test_no_two_resources_have_one_name_and_type() -> None:
+    named = [(one.type, one.name) for one in declared(alerts={"webhook": "http://rollout:9094/webhook"}).resources]
+    assert len(named) == len(set(named)), "the engine refuses them"
