@@ -14,6 +14,7 @@ from pulumi_kubernetes.helm.v3 import Release
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs, declare_release
 from components.objects import CoreObject, declare_content
+from components.security import MeshSecurity, MeshSecurityArgs
 from components.traffic import PublicGateway, PublicGatewayArgs
 from core import canaries, specs, workload
 from core.model import Settings
@@ -126,6 +127,7 @@ class FlaggerTrain(pulumi.ComponentResource):
         ]
         wanted = replace(args, after=[*after, *queries])
         self.services = {service: FlaggedService(service, wanted, inside) for service in settings.services}
+        MeshSecurity("security", MeshSecurityArgs(settings=settings, after=[*after, *self.services.values()]), inside)
         self.register_outputs({})
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:
