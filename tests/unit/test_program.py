@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pulumi
@@ -248,3 +250,12 @@ def test_the_record_is_read_after_the_stack_itself_is_registered() -> None:
     """The engine writes the checkpoint for that registration; a reader beside it found a half-written file."""
     calls = program.run(program.stack_config("dev")).calls
     assert calls == ["registered the stack", "asked pulumi:pulumi:readStackResourceOutputs"]
+
+
+def test_an_update_does_not_pay_for_the_typed_modules_of_the_kubernetes_sdk() -> None:
+    """They take about a second of computing, and a revert would wait for it."""
+    code = "import components, sys; print([one for one in sys.modules if one.startswith('pulumi_kubernetes.')])"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=program.ROOT, capture_output=True, text=True, check=True)
+    assert "pulumi_kubernetes.apiextensions" in loaded.stdout
+    for dear in ("core", "apps", "helm", "meta"):
+        assert f"'pulumi_kubernetes.{dear}" not in loaded.stdout
