@@ -199,6 +199,7 @@ def test_a_promotion_whose_stable_does_not_get_ready_leaves_traffic_where_it_is(
     stack.edit(readyTimeout="8s")
     with no_room():
         failed = under_load(stack)
+    print(failed.update.text)
     assert failed.update.code != 0
     assert "web-stable" in failed.update.text
     assert "Pods available)" in failed.update.text
