@@ -11,7 +11,16 @@ import reasons
 import settings
 import transforms
 import transition
-from components import AmbientMesh, AmbientMeshArgs, PodTrain, PodTrainArgs, ReleaseTrain, ReleaseTrainArgs
+from components import (
+    AmbientMesh,
+    AmbientMeshArgs,
+    FlaggerArgs,
+    FlaggerTrain,
+    PodTrain,
+    PodTrainArgs,
+    ReleaseTrain,
+    ReleaseTrainArgs,
+)
 
 OUTPUTS = (
     "weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override",
@@ -34,9 +43,11 @@ mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if 
 
 # The services, and the share of each that canary gets.
 if wanted.services:
-    train: ReleaseTrain | PodTrain
+    train: ReleaseTrain | PodTrain | FlaggerTrain
     if wanted.strategy == "replicas":
         train = PodTrain("train", PodTrainArgs(settings=wanted, transition=change))
+    elif wanted.strategy == "flagger":
+        train = FlaggerTrain("train", FlaggerArgs(settings=wanted, after=mesh, on_error=why))
     else:
         train = ReleaseTrain("train", ReleaseTrainArgs(settings=wanted, transition=change, mesh=mesh, on_error=why))
     told = train.outputs(wanted)

@@ -57,6 +57,11 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
         old = before[name].route if name in before else None
         pairs[name] = old, record.wanted(name, settings, old)
     _refuse_other_cluster(before, live)
+    if settings.strategy == "flagger" and before:
+        raise pulumi.RunError(
+            f"canary:strategy: got 'flagger': this stack has written the route of {', '.join(before)} itself, and "
+            "would delete it once Flagger has taken it over; give strategy flagger a stack and a namespace of its own"
+        )
     for name in _excepted(settings, pairs, live, now):
         old, new = pairs[name]
         kept = tuple(image for image in new.rejected if not weights.rejection(_canary(settings, name), [image]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 from pulumi import CustomTimeouts, ErrorHook, ResourceHookBinding, ResourceOptions
@@ -12,10 +13,36 @@ from pulumi_kubernetes.helm.v3 import Release
 
 from components.objects import CoreObject, declare_content
 from core import routes, specs
-from core.model import Settings
+from core.flagger import Flagger
+from core.model import Istio, Settings
 from core.workload import Content
 
 SYSTEM = "istio-system"
+
+
+def declare_release(
+    name: str,
+    source: Istio | Flagger,
+    what: Mapping[str, Any],
+    parent: pulumi.Resource,
+    after: Sequence[pulumi.Resource],
+    on_error: Sequence[ErrorHook],
+) -> Release:
+    """A Helm release of `source`, whose charts are in a repository or a folder."""
+    place, limit = source.chart_source, f"{source.timeout}s"
+    chart = {"repository_opts": {"repo": place}} if "://" in place else {"chart": f"{place}/{what['chart']}"}
+    return Release(
+        name,
+        **{**what, **chart},
+        timeout=source.timeout,
+        max_history=3,
+        opts=ResourceOptions(
+            parent=parent,
+            depends_on=list(after),
+            custom_timeouts=CustomTimeouts(create=limit, update=limit),
+            hooks=ResourceHookBinding(on_error=list(on_error)),
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,23 +74,13 @@ class AmbientMesh(pulumi.ComponentResource):
         }
 
         def release(title: str, chart: str, space: str, after: Sequence[pulumi.Resource]) -> Release:
-            local = "://" not in istio.chart_source
-            return Release(
+            return declare_release(
                 f"{name}-{title}",
-                name=title,
-                chart=f"{istio.chart_source}/{chart}" if local else chart,
-                version=istio.version,
-                repository_opts=None if local else {"repo": istio.chart_source},
-                namespace=space,
-                values=values[chart],
-                timeout=istio.timeout,
-                max_history=3,
-                opts=ResourceOptions(
-                    parent=self,
-                    depends_on=[spaces[space], *after],
-                    custom_timeouts=CustomTimeouts(create=f"{istio.timeout}s", update=f"{istio.timeout}s"),
-                    hooks=ResourceHookBinding(on_error=list(args.on_error)),
-                ),
+                istio,
+                {"name": title, "chart": chart, "version": istio.version, "namespace": space, "values": values[chart]},
+                self,
+                [spaces[space], *after],
+                args.on_error,
             )
 
         base = release("istio-base", "base", SYSTEM, [])
@@ -101,10 +118,8 @@ class AmbientNamespace(pulumi.ComponentResource):
         self.namespace = CoreObject(
             "Namespace", f"{name}-namespace", metadata={"name": namespace, "labels": labels}, parent=self
         )
-        parameters = []
-        if overlays := specs.waypoint_parameters(settings):
-            content = Content("ConfigMap", routes.WAYPOINT, overlays)
-            parameters = [declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])]
+        content = Content("ConfigMap", routes.WAYPOINT, specs.waypoint_parameters(settings))
+        parameters = declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])
         patience = CustomTimeouts(create=f"{settings.istio.timeout}s", update=f"{settings.istio.timeout}s")
         self.waypoint = CustomResource(
             f"{name}-waypoint",
@@ -116,10 +131,10 @@ class AmbientNamespace(pulumi.ComponentResource):
                 "labels": {"istio.io/waypoint-for": "service"},
                 "annotations": {"pulumi.com/waitFor": "condition=Programmed"},
             },
-            spec=specs.waypoint_spec(content.name if parameters else None),
+            spec=specs.waypoint_spec(content.name),
             opts=ResourceOptions(
                 parent=self,
-                depends_on=[self.namespace, *parameters, *args.mesh],
+                depends_on=[self.namespace, parameters, *args.mesh],
                 custom_timeouts=patience,
                 hooks=ResourceHookBinding(on_error=list(args.on_error)),
             ),

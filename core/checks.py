@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from core import conflicts, matches, replicas
+from core import canaries, conflicts, matches, replicas
 from core.fields import Model
 from core.model import Service, Settings
 from policies import weights
@@ -177,6 +177,8 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
             "no service has a canary to send it to; add services.<name>.canary, or set weight to 0",
             ("weight",) if settings.halted else None,
         )
+    for path, value, text in canaries.problems(settings):
+        yield Problem(path, value, text, None)
     for index, freeze in enumerate(settings.windows.freezes):
         if freeze.to < freeze.from_:
             at = ("windows", "freezes", index, "to")

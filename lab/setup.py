@@ -27,7 +27,7 @@ from types import FrameType
 from lab import parts, toolchain
 from lab.paths import CACHE, ROOT, VENV
 from lab.steps import Progress, Runner, SetupError, made_aside
-from lab.toolchain import DEBIAN, GO_LOCK, GO_MINIMUM, GO_TOOLS, DebianPackage, GoTool, digest
+from lab.toolchain import DEBIAN, FLAGGER, GO_LOCK, GO_MINIMUM, GO_TOOLS, DebianPackage, GoTool, digest
 
 REQUIREMENTS = ROOT / "requirements.txt"
 # Hashes of the lock only, wheels only (nothing is compiled by surprise), and byte code at first import,
@@ -156,8 +156,9 @@ def apt(runner: Runner, arguments: Sequence[str], lock: int, cwd: Path = ROOT) -
 # --- Go tools -----------------------------------------------------------------------------------------------
 
 
-def missing_go_tools() -> list[GoTool]:
-    return [tool for tool in GO_TOOLS if any(parts.find(name) is None for name in tool.provides)]
+def missing_go_tools(flagger: bool) -> list[GoTool]:
+    wanted = (*GO_TOOLS, *([FLAGGER] if flagger else []))
+    return [tool for tool in wanted if any(parts.find(name) is None for name in tool.provides)]
 
 
 def go_tools(runner: Runner, tools: Sequence[GoTool]) -> None:
@@ -263,7 +264,7 @@ def module_directory(runner: Runner, go: Path, tool: GoTool, module: str, lock: 
 # --- all of it ----------------------------------------------------------------------------------------------
 
 
-def set_up(python_only: bool) -> list[str]:
+def set_up(python_only: bool, flagger: bool = False) -> list[str]:
     """Does what is missing, side by side; returns warnings. Every failure is reported, not just the first."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with Progress() as progress, ThreadPoolExecutor(3) as pool:
@@ -277,7 +278,7 @@ def set_up(python_only: bool) -> list[str]:
         debian: Future[list[str]] | None = None
         if not python_only:
             debian = pool.submit(debian_packages, runner)
-            if tools := missing_go_tools():
+            if tools := missing_go_tools(flagger):
                 jobs.append(pool.submit(go_tools, runner, tools))
         try:
             problems = [problem for job in jobs if (problem := job.exception()) is not None]
@@ -300,10 +301,11 @@ def main() -> int:
         prog="python3 -m lab.setup", description="Install what the lab and the checks need."
     )
     parser.add_argument("--python-only", action="store_true", help="only the Python packages (enough for `make check`)")
+    parser.add_argument("--flagger", action="store_true", help="Flagger and its load tester too")
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        warnings = set_up(arguments.python_only)
+        warnings = set_up(arguments.python_only, arguments.flagger)
     except SetupError as problem:
         print(f"lab: set-up: {problem}", file=sys.stderr)
         return 1

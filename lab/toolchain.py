@@ -120,6 +120,19 @@ GO_TOOLS = (
     ),
 )
 
+# Built when something first asks for it: one test does, and it takes about as long as the Pulumi CLI.
+FLAGGER = GoTool(
+    "flagger",
+    "flagger",
+    provides=("flagger", "loadtester", "hey", "flagger-crds.yaml"),
+    packages=(
+        "github.com/fluxcd/flagger/cmd/flagger",
+        "github.com/fluxcd/flagger/cmd/loadtester",
+        "github.com/rakyll/hey",
+    ),
+    copies=(Copy("github.com/fluxcd/flagger", "artifacts/flagger/crd.yaml", "flagger-crds.yaml"),),
+)
+
 DEBIAN = (
     DebianPackage(
         "prometheus",
@@ -150,7 +163,7 @@ DEBIAN = (
 
 def cached(name: str) -> Path | None:
     """The file (or folder, for `crds`) that the cache holds under this name."""
-    for tool in GO_TOOLS:
+    for tool in (*GO_TOOLS, FLAGGER):
         if name in tool.provides:
             path = tool.directory() if name == tool.name == "crds" else tool.directory() / name
             return path if path.exists() else None

@@ -11,14 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from core import split
 from lab import load
 from lab.paths import LAB, ROOT
-from lab.stack import Stack, api, inside
+from lab.stack import api, inside
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Rested
 
 pytestmark = pytest.mark.lab
 
@@ -90,11 +93,10 @@ def route(name: str, weights: dict[str, int], **more: Any) -> Json:
 
 
 @pytest.fixture(scope="module")
-def echo(deployed: Stack) -> Iterator[None]:
+def echo(deployed: Rested) -> Iterator[None]:
     """A gRPC service of two tracks behind both doors, 20 % canary, and a public name with TLS that leads to the
     stack's service."""
-    deployed.reset()
-    deployed.up().check()
+    deployed.rest()
     labels = {"istio.io/dataplane-mode": "ambient", "istio.io/use-waypoint": "waypoint"}
     make(f"/api/v1/namespaces/{SPACE}", None, "v1", "Namespace", labels=labels)
     door = {"gatewayClassName": "istio-waypoint", "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]}

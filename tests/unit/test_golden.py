@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -13,49 +12,11 @@ from tests import program
 GOLDEN = program.ROOT / "tests" / "golden"
 
 
-def _image(name: str, tag: str) -> str:
-    return f"registry.example.com/{name}:{tag}"
-
-
-def _tracks(name: str) -> dict[str, Any]:
-    return {"stable": {"image": _image(name, "1.0.0")}, "canary": {"image": _image(name, "2.0.0")}}
-
-
-# Nineteen pods to one: the first of the articles' ways.
-REPLICAS = {
-    "canary:strategy": "replicas",
-    "canary:namespace": "shop",
-    "canary:weight": 5,
-    "canary:services": {"web-app": {**_tracks("web-app"), "replicas": 20, "probe": {"path": "/healthz"}}},
-}
-
-# Three services that move as one: public over HTTP, inside the mesh over gRPC, and one with all a track can have.
-TRAIN = {
-    "canary:namespace": "shop",
-    "canary:weight": 5,
-    "canary:secret-db-password": "not a real one",
-    "canary:services": {
-        "web": {**_tracks("web"), "hosts": ["shop.example.com"], "replicas": 4},
-        "prices": {**_tracks("prices"), "protocol": "grpc", "replicas": 4},
-        "orders": {
-            **_tracks("orders"),
-            "autoscale": {"min": 3, "max": 12},
-            "config": {"data": {"orders.yaml": "currency: EUR"}, "mount": "/etc/orders"},
-            "secrets": {"DB_PASSWORD": "db-password"},
-            "pullSecrets": ["registry"],
-            "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/orders"}},
-        },
-    },
-}
-
-STACKS = {name: program.stack_config(name) for name in ("dev", "prod", "lab")} | {
-    "replicas": REPLICAS,
-    "train": TRAIN,
-}
+STACKS = ("dev", "prod", "lab", "train", "replicas", "flagger-web-app", "flagger-payment-service")
 
 
 def _dump(stack: str) -> str:
-    run = program.run(STACKS[stack])
+    run = program.run(program.stack_config(stack))
     resources = [
         {
             "type": one.type,
