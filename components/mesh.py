@@ -9,9 +9,8 @@ from typing import Any
 import pulumi
 from pulumi import CustomTimeouts, ErrorHook, ResourceHookBinding, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
-from pulumi_kubernetes.helm.v3 import Release
 
-from components.objects import CoreObject, declare_content
+from components.objects import CoreObject, Release, declare_content
 from core import routes, specs
 from core.flagger import Flagger
 from core.model import Istio, Settings
@@ -30,13 +29,11 @@ def declare_release(
 ) -> Release:
     """A Helm release of `source`, whose charts are in a repository or a folder."""
     place, limit = source.chart_source, f"{source.timeout}s"
-    chart = {"repository_opts": {"repo": place}} if "://" in place else {"chart": f"{place}/{what['chart']}"}
+    chart = {"repositoryOpts": {"repo": place}} if "://" in place else {"chart": f"{place}/{what['chart']}"}
     return Release(
         name,
-        **{**what, **chart},
-        timeout=source.timeout,
-        max_history=3,
-        opts=ResourceOptions(
+        {**what, **chart, "timeout": source.timeout, "maxHistory": 3},
+        ResourceOptions(
             parent=parent,
             depends_on=list(after),
             custom_timeouts=CustomTimeouts(create=limit, update=limit),

@@ -180,7 +180,7 @@ def test_a_grpc_service_is_split_and_ruled_by_metadata_method_and_path(stack: St
 
 
 def test_if_one_service_of_a_train_cannot_get_ready_no_route_of_it_changes(stack: Stack) -> None:
-    stack.service("api", stable={"image": "sample-web:1.0"}, replicas=1)
+    stack.service("api", stable={"image": "sample-web:1.0"}, replicas=1, probe={"path": "/healthz"})
     stack.up().check()
     before = routes()
     assert before.keys() == {"web", "api"}
