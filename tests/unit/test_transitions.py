@@ -316,7 +316,7 @@ def test_what_a_closed_window_interrupted_is_known_of_the_very_same_rollout_only
     assert weights.reach(route(25), route(0)) == 25
     assert weights.reach(route(0, reached=25), route(0)) == 25
     assert weights.reach(route(10, reached=25), route(0)) == 25
-    assert weights.reach(None, route(0)) == 0
+    assert weights.reach(None, route(0)) == weights.reach(route(0), route(0)) == 0
     for other in (route(0, canary="v3"), route(0, ports="80:1"), route(0, steps=STEPS[:2])):
         assert weights.reach(route(25), other) == 0
     assert weights.reach(route(0, reached=25, halted=True), route(0)) == 0
