@@ -70,6 +70,8 @@ def mesh_config(text: str) -> str:
     mesh = yaml.safe_load(text) or {}
     fields = {"role": "%ENVIRONMENT(LAB_ROLE)%", **ACCESS_LOG_FIELDS}
     mesh |= {"accessLogFile": ACCESS_LOG, "accessLogEncoding": "JSON", "accessLogFormat": json.dumps(fields)}
+    # The provider that a Telemetry names has a file of its own: standard output.
+    mesh["extensionProviders"] = [{"name": "envoy", "envoyFileAccessLog": {"path": ACCESS_LOG}}]
     mesh["defaultProviders"] = (mesh.get("defaultProviders") or {}) | {"metrics": []}
     return yaml.safe_dump(mesh)
 
