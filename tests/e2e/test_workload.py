@@ -17,7 +17,7 @@ import yaml
 
 from lab.bench import ensure
 from lab.paths import LAB, ROOT
-from lab.stack import Stack, api
+from lab.stack import Stack, Update, api
 
 pytestmark = pytest.mark.lab
 
@@ -94,38 +94,28 @@ def canary(level: str, secret: str, tag: str = "2.0") -> dict[str, Any]:
 
 def test_configuration_and_secrets_roll_out_and_back_with_the_pods_that_read_them(configured: Stack) -> None:
     stack = configured
+
+    def roll(level: str, secret: str, tag: str = "2.0") -> tuple[Update, set[str]]:
+        """The update, and what there is of canary's after it."""
+        stack.service("api", canary=canary(level, secret, tag))
+        update = stack.up()
+        return update, {*names("configmaps", "api-canary-"), *names("secrets", "api-canary-")}
+
     with watched(orphans) as found:
-        stack.service("api", canary=canary("debug", "other"))
-        stack.up().check()
-        first = names("configmaps", "api-canary-") + names("secrets", "api-canary-")
-        assert len(first) == 2
-        stack.service("api", canary=canary("trace", "token"))
-        stack.up().check()
-        second = names("configmaps", "api-canary-") + names("secrets", "api-canary-")
-        assert len(second) == 2, "the old ones went"
-        assert not set(first) & set(second)
+        update, first = roll("debug", "other")
+        assert (update.code, len(first)) == (0, 2)
+        update, second = roll("trace", "token")
+        assert (update.code, len(second)) == (0, 2), "the old ones went"
+        assert not first & second
         pod, *_ = [one for one in running().values() if one["metadata"]["labels"]["version"] == "canary"]
-        assert {name for _, name in sources(pod)} == set(second)
-        stack.service("api", canary=canary("debug", "other"))
-        stack.up().check()
-        assert names("configmaps", "api-canary-") + names("secrets", "api-canary-") == first, "the way back"
+        assert {name for _, name in sources(pod)} == second
+        update, both = roll("debug", "other", tag="2.0-unready")
+        assert update.code != 0
+        assert both == first | second, "pods that still run keep what they read"
+        update, back = roll("trace", "token")
+        assert (update.code, back) == (0, second)
     assert found == []
     assert stack.planned() == {}
-
-
-def test_configuration_of_pods_that_still_run_stays_when_their_successors_do_not_get_ready(configured: Stack) -> None:
-    stack = configured
-    stack.service("api", canary=canary("debug", "other"))
-    stack.up().check()
-    kept = names("configmaps", "api-canary-")
-    with watched(orphans) as found:
-        stack.service("api", canary=canary("trace", "other", tag="2.0-unready"))
-        assert stack.up().code != 0
-        assert set(kept) < set(names("configmaps", "api-canary-"))
-        stack.service("api", canary=canary("debug", "other"))
-        stack.up().check()
-        assert names("configmaps", "api-canary-") == kept
-    assert found == []
 
 
 def test_a_secrets_value_is_in_no_preview_and_not_in_clear_in_the_state(configured: Stack) -> None:
@@ -176,7 +166,7 @@ def test_a_live_service_gets_an_autoscaler_without_losing_a_pod(stack: Stack) ->
 
 
 def test_promotion_takes_over_as_many_pods_as_canary_had_from_its_autoscaler(stack: Stack) -> None:
-    stack.edit(steps=[100])
+    stack.edit(steps=[{"weight": 100, "hold": "0s"}])
     old: dict[str, Any] = {"image": "sample-web:1.0", "autoscale": {"min": 1, "max": 3}}
     stack.service("api", stable=old, resources={"requests": {"cpu": "100m"}}, drain="1s")
     stack.service("api", canary={"image": "sample-web:2.0", "autoscale": {"min": 3, "max": 4}})

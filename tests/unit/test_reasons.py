@@ -34,6 +34,10 @@ def item(kind: str, **status: Any) -> dict[str, Any]:
         ),
         (item("Deployment", conditions=[condition("ReplicaFailure", "False")]), []),
         (
+            item("Pod", conditions=[condition("PodScheduled", "False", "Unschedulable", "no node is free")]),
+            ["Pod web-1: PodScheduled is False: Unschedulable: no node is free"],
+        ),
+        (
             item("Pod", containerStatuses=[{"name": "web", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]),
             ["Pod web-1: container web waiting: ImagePullBackOff"],
         ),
