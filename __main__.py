@@ -45,7 +45,7 @@ mesh = [AmbientMesh("mesh", AmbientMeshArgs(settings=wanted, on_error=why))] if 
 if wanted.services:
     train: ReleaseTrain | PodTrain | FlaggerTrain
     if wanted.strategy == "replicas":
-        train = PodTrain("train", PodTrainArgs(settings=wanted, transition=change))
+        train = PodTrain("train", PodTrainArgs(settings=wanted, transition=change, on_error=why))
     elif wanted.strategy == "flagger":
         train = FlaggerTrain("train", FlaggerArgs(settings=wanted, after=mesh, on_error=why))
     else:

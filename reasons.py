@@ -1,4 +1,4 @@
-"""Why a door did not get ready: what the cluster says of it, where the engine only knows that its time ran out."""
+"""Why a door, or a track, did not get ready: what the cluster says, where the engine only knows that time ran out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST = 12
 
 
 def hook(context: str | None, kubeconfig: str | None) -> pulumi.ErrorHook:
-    """A hook for resources that others may keep from getting ready: Helm releases and Gateways.  It never retries."""
+    """A hook for what others may keep from getting ready: Helm releases, Gateways, Deployments.  It never retries."""
 
     def tell(args: pulumi.ErrorHookArgs) -> bool:
         inputs = args.new_inputs or args.old_inputs or {}
@@ -44,6 +44,8 @@ def _concerned(client: Any, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, 
         labels = {"gateway.networking.k8s.io/gateway-name": name}
         gateways = create_namespaced_resource("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
         yield from (one.to_dict() for one in client.list(gateways, namespace=space, fields={"metadata.name": name}))
+    if inputs.get("kind") == "Deployment":
+        labels, space = inputs["spec"]["selector"]["matchLabels"], inputs["metadata"]["namespace"]
     for kind in (Deployment, DaemonSet, Pod):
         for one in client.list(kind, namespace=space, labels=labels):
             yield {**one.to_dict(), "kind": kind.__name__}

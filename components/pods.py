@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi import Output, ResourceOptions
+from pulumi import ErrorHook, Output, ResourceOptions
 
 from components.objects import CoreObject
 from components.observability import Observability, ObservabilityArgs
@@ -20,10 +20,14 @@ from policies import weights
 
 @dataclass(frozen=True, kw_only=True)
 class PodTrainArgs:
-    """What the stack asks for, and the change that this update makes."""
+    """What the stack asks for, and the change that this update makes.
+
+    `on_error` is called when a track does not get ready, and may tell why.
+    """
 
     settings: Settings
     transition: Transition
+    on_error: Sequence[ErrorHook] = ()
 
 
 class PodTrain(pulumi.ComponentResource):
@@ -51,6 +55,7 @@ class PodTrain(pulumi.ComponentResource):
                     settings=settings,
                     service=service,
                     version=version,
+                    on_error=args.on_error,
                     after=[space, accounts[service], *after],
                 ),
                 ResourceOptions(parent=self),

@@ -23,7 +23,7 @@ from core.plan import Transition
 class ReleaseTrainArgs:
     """`mesh` is what traffic objects depend on: writing them, and deleting them, needs a running control plane.
 
-    `on_error` is called when a door does not get ready, and may tell why.
+    `on_error` is called when a door, or a track, does not get ready, and may tell why.
     """
 
     settings: Settings
@@ -61,6 +61,7 @@ class ReleaseTrain(pulumi.ComponentResource):
                     service=service,
                     version=version,
                     at_least=least,
+                    on_error=args.on_error,
                     after=[space.namespace, accounts[service], *after],
                 )
                 self.workloads[service, version] = Workload(f"{service}-{version}", wanted, inside)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi import CustomTimeouts, ResourceOptions
+from pulumi import CustomTimeouts, ErrorHook, ResourceHookBinding, ResourceOptions
 
 from components.objects import CoreObject, declare_content
 from core import specs, workload
@@ -24,6 +24,8 @@ class WorkloadArgs:
     at_least: int = 0
     after: Sequence[pulumi.Resource]
     """What has to be written before these pods change."""
+    on_error: Sequence[ErrorHook] = ()
+    """Called when the pods do not get ready; may tell why."""
 
 
 def declare_account(
@@ -68,6 +70,7 @@ class Workload(pulumi.ComponentResource):
             depends_on=[*args.after, *read],
             opts=ResourceOptions(
                 custom_timeouts=patience,
+                hooks=ResourceHookBinding(on_error=list(args.on_error)),
                 # How many there are is the autoscaler's to say, unless this update needs more.
                 ignore_changes=["spec.replicas"] if scaling is not None and not args.at_least else None,
             ),
