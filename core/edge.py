@@ -20,6 +20,9 @@ from core.model import Edge, Settings
 BUCKETS = 10_000
 """Into so many parts viewers are divided; a per cent is a hundred of them."""
 
+COOKIE = "canary-bucket"
+"""Holds a viewer's bucket, before the salt; the functions know it by the same name."""
+
 LONGEST_CODE = 10_240
 """Bytes of a function."""
 
@@ -188,7 +191,7 @@ def cache_policy_args(settings: Settings, edge: Edge) -> dict[str, Any]:
     """
     key = {
         "headersConfig": {"headerBehavior": "whitelist", "headers": {"items": _key_headers(settings, edge)}},
-        "cookiesConfig": {"cookieBehavior": "all"},
+        "cookiesConfig": {"cookieBehavior": "allExcept", "cookies": {"items": [COOKIE]}},
         "queryStringsConfig": {"queryStringBehavior": "all"},
         "enableAcceptEncodingBrotli": True,
         "enableAcceptEncodingGzip": True,
