@@ -115,7 +115,8 @@ class _Mocks(mocks.Mocks):
         if args.resource_id == "istio-ingress/istio-ingressgateway":  # read, as a cluster at a cloud shows it
             return args.resource_id, {"status": {"loadBalancer": {"ingress": [{"hostname": GATEWAY}]}}}
         if args.typ.startswith("aws:"):
-            return f"{args.name}-id", {**args.inputs, "arn": f"arn:aws:{args.name}", "domainName": "d1.cloudfront.net"}
+            added = {"name": f"{args.name}-1a2b3c4", "arn": f"arn:aws:{args.name}", "domainName": "d1.cloudfront.net"}
+            return f"{args.name}-id", {**args.inputs, **added}
         return f"{args.name}-id", args.inputs
 
     def call(self, args: mocks.MockCallArgs) -> Any:
