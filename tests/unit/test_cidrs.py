@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from ipaddress import IPv4Address, ip_network
+from itertools import pairwise
 
 import pytest
 from hypothesis import given

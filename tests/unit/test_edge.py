@@ -100,11 +100,8 @@ def test_the_origin_secret_has_to_be_there_and_strong_and_is_never_shown(secret:
     if secret is None:
         del config["originSecret"]
     line = refused(config)
-    assert line.startswith(
-        f"canary:originSecret: got {'nothing' if secret is None else '(secret)'!r}".replace(
-            "'nothing'", "nothing"
-        ).replace("'(secret)'", "'(secret)'")
-    )
+    shown = "nothing" if secret is None else "'(secret)'"
+    assert line.startswith(f"canary:originSecret: got {shown}: ")
     assert secret is None or secret not in line
     assert program.ORIGIN_SECRET not in repr(parsed(changed(raw(5), originSecret=program.ORIGIN_SECRET)))
 
