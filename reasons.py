@@ -55,7 +55,7 @@ def said(item: Mapping[str, Any]) -> Iterator[str]:
     status = item.get("status") or {}
     for found in status.get("conditions") or []:
         good = "False" if found["type"] == "ReplicaFailure" else "True"
-        if found["status"] != good:
+        if found["status"] != good and found["type"] != "ContainersReady":  # the containers say it themselves
             told = ": ".join(filter(None, (found.get("reason"), found.get("message"))))
             yield f"{title}: {found['type']} is {found['status']}: {told}"
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:

@@ -9,11 +9,10 @@ from typing import Any
 import pulumi
 from pulumi import CustomTimeouts, ErrorHook, Output, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
-from pulumi_kubernetes.apps.v1 import Deployment
-from pulumi_kubernetes.helm.v3 import Release
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs, declare_release
-from components.objects import CoreObject, declare_content
+from components.objects import CoreObject, Release, declare_content
+from components.security import MeshSecurity, MeshSecurityArgs
 from components.traffic import PublicGateway, PublicGatewayArgs
 from core import canaries, specs, workload
 from core.model import Settings
@@ -54,7 +53,7 @@ class FlaggerInstall(pulumi.ComponentResource):
 class FlaggedService(pulumi.ComponentResource):
     """The Deployment `<service>`, whose template is the version to come, and the Canary that rolls it out."""
 
-    deployment: Deployment
+    deployment: CoreObject
     canary: CustomResource
 
     def __init__(self, name: str, args: FlaggerArgs, opts: ResourceOptions | None = None) -> None:
@@ -79,14 +78,15 @@ class FlaggedService(pulumi.ComponentResource):
         ]
         spec: Any = canaries.deployment_spec(settings, name)
         patience = CustomTimeouts(create=f"{settings.ready_timeout}s", update=f"{settings.ready_timeout}s")
-        self.deployment = Deployment(
+        self.deployment = CoreObject(
+            "apps/v1:Deployment",
             name,
             metadata=metadata,
             spec=spec,
             # After the first deployment Flagger says how many: none at rest, as many as the primary's in an analysis.
-            opts=ResourceOptions(
-                parent=self, depends_on=declared, custom_timeouts=patience, ignore_changes=["spec.replicas"]
-            ),
+            parent=self,
+            depends_on=declared,
+            opts=ResourceOptions(custom_timeouts=patience, ignore_changes=["spec.replicas"]),
         )
         self.canary = CustomResource(
             f"{name}-canary",
@@ -126,6 +126,7 @@ class FlaggerTrain(pulumi.ComponentResource):
         ]
         wanted = replace(args, after=[*after, *queries])
         self.services = {service: FlaggedService(service, wanted, inside) for service in settings.services}
+        MeshSecurity("security", MeshSecurityArgs(settings=settings, after=[*after, *self.services.values()]), inside)
         self.register_outputs({})
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:

@@ -9,9 +9,8 @@ from typing import Any
 import pulumi
 from pulumi import CustomTimeouts, ErrorHook, ResourceHookBinding, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
-from pulumi_kubernetes.helm.v3 import Release
 
-from components.objects import CoreObject, declare_content
+from components.objects import CoreObject, Release, declare_content
 from core import routes, specs
 from core.flagger import Flagger
 from core.model import Istio, Settings
@@ -30,13 +29,11 @@ def declare_release(
 ) -> Release:
     """A Helm release of `source`, whose charts are in a repository or a folder."""
     place, limit = source.chart_source, f"{source.timeout}s"
-    chart = {"repository_opts": {"repo": place}} if "://" in place else {"chart": f"{place}/{what['chart']}"}
+    chart = {"repositoryOpts": {"repo": place}} if "://" in place else {"chart": f"{place}/{what['chart']}"}
     return Release(
         name,
-        **{**what, **chart},
-        timeout=source.timeout,
-        max_history=3,
-        opts=ResourceOptions(
+        {**what, **chart, "timeout": source.timeout, "maxHistory": 3},
+        ResourceOptions(
             parent=parent,
             depends_on=list(after),
             custom_timeouts=CustomTimeouts(create=limit, update=limit),
@@ -118,10 +115,8 @@ class AmbientNamespace(pulumi.ComponentResource):
         self.namespace = CoreObject(
             "Namespace", f"{name}-namespace", metadata={"name": namespace, "labels": labels}, parent=self
         )
-        parameters = []
-        if overlays := specs.waypoint_parameters(settings):
-            content = Content("ConfigMap", routes.WAYPOINT, overlays)
-            parameters = [declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])]
+        content = Content("ConfigMap", routes.WAYPOINT, specs.waypoint_parameters(settings))
+        parameters = declare_content(content, routes.WAYPOINT, namespace, self, [self.namespace])
         patience = CustomTimeouts(create=f"{settings.istio.timeout}s", update=f"{settings.istio.timeout}s")
         self.waypoint = CustomResource(
             f"{name}-waypoint",
@@ -133,10 +128,10 @@ class AmbientNamespace(pulumi.ComponentResource):
                 "labels": {"istio.io/waypoint-for": "service"},
                 "annotations": {"pulumi.com/waitFor": "condition=Programmed"},
             },
-            spec=specs.waypoint_spec(content.name if parameters else None),
+            spec=specs.waypoint_spec(content.name),
             opts=ResourceOptions(
                 parent=self,
-                depends_on=[self.namespace, *parameters, *args.mesh],
+                depends_on=[self.namespace, parameters, *args.mesh],
                 custom_timeouts=patience,
                 hooks=ResourceHookBinding(on_error=list(args.on_error)),
             ),

@@ -1,6 +1,6 @@
-"""Kubernetes' own objects, without the SDK's typed modules for them.
+"""Kubernetes' own objects and Helm releases, without the SDK's typed modules for them.
 
-Importing those of the core group alone takes a quarter of a second, in every update, a revert included.
+Those load the types of whole API groups, for a second of computing in every update, a revert included.
 """
 
 from __future__ import annotations
@@ -35,16 +35,27 @@ class CoreObject(pulumi.CustomResource):
         body: Mapping[str, Any] | None = None,
         parent: pulumi.Resource,
         depends_on: Sequence[pulumi.Resource] = (),
+        opts: ResourceOptions | None = None,
     ) -> None:
         group, _, kind = kind.rpartition(":")
         inputs: dict[str, Any] = {"apiVersion": group or "v1", "kind": kind, "metadata": metadata, **(body or {})}
         if spec is not None:
             inputs["spec"] = spec
         hidden = ["data"] if kind == "Secret" else None
-        opts = ResourceOptions(
+        own = ResourceOptions(
             parent=parent, depends_on=list(depends_on), version=PROVIDER, additional_secret_outputs=hidden
         )
-        super().__init__(f"kubernetes:{group or 'core/v1'}:{kind}", name, inputs, opts)
+        super().__init__(f"kubernetes:{group or 'core/v1'}:{kind}", name, inputs, ResourceOptions.merge(own, opts))
+
+
+class Release(pulumi.CustomResource):
+    """A Helm release with the type and inputs of the SDK's `helm.v3.Release`."""
+
+    def __init__(self, name: str, inputs: Mapping[str, Any], opts: ResourceOptions) -> None:
+        own = ResourceOptions(version=PROVIDER)
+        super().__init__(
+            "kubernetes:helm.sh/v3:Release", name, {**inputs, "compat": "true"}, ResourceOptions.merge(own, opts)
+        )
 
 
 def declare_content(

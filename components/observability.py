@@ -47,18 +47,18 @@ class Observability(pulumi.ComponentResource):
                 log = {"accessLogging": [{"providers": [{"name": "envoy"}]}]}
                 declare("telemetry.istio.io/v1:Telemetry", "canary-access-log", space, spec=at | log)
         if settings.alerts is not None and settings.strategy != "flagger":
-            operator, webhook = settings.alerts.form == "operator", settings.alerts.webhook is not None
             rules, model = alerts.rules(settings, stack), dashboard.dashboard(settings, stack)
             config_map("canary-dashboard", "canary.json", json.dumps(model, indent=1), {"grafana_dashboard": "1"})
-            if operator:
+            if settings.alerts.form == "operator":
                 declare(f"{OPERATOR}/v1:PrometheusRule", "canary-alerts", spec=rules)
+                if settings.alerts.webhook is not None:
+                    route = alerts.alertmanager_spec(settings, stack)
+                    declare(f"{OPERATOR}/v1alpha1:AlertmanagerConfig", "canary-alertmanager", spec=route)
             else:
                 config_map("canary-alerts", "rules.yaml", _text(rules))
-            if webhook and operator:
-                route = alerts.alertmanager_spec(settings, stack)
-                declare(f"{OPERATOR}/v1alpha1:AlertmanagerConfig", "canary-alertmanager", spec=route)
-            elif webhook:
-                config_map("canary-alertmanager", "alertmanager.yaml", _text(alerts.alertmanager(settings, stack)))
+                if settings.alerts.webhook is not None:
+                    route = alerts.alertmanager(settings, stack)
+                    config_map("canary-alertmanager", "alertmanager.yaml", _text(route))
         self.register_outputs({})
 
 

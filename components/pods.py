@@ -10,6 +10,7 @@ import pulumi
 from pulumi import Output, ResourceOptions
 
 from components.objects import CoreObject
+from components.observability import Observability, ObservabilityArgs
 from components.workload import Workload, WorkloadArgs, declare_account
 from core import outputs, specs
 from core.model import Settings
@@ -80,6 +81,8 @@ class PodTrain(pulumi.ComponentResource):
             alone = version == "canary" and change.shares.get(service) == weights.HIGHEST
             spared = [workloads[service, "stable"].deployment] if alone else []
             declare(service, version, [self.services[service], *spared])
+        told = ObservabilityArgs(settings=settings, stack=pulumi.get_stack(), after=[space])
+        Observability("observability", told, ResourceOptions(parent=self))
         self.register_outputs({})
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:

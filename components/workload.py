@@ -8,7 +8,6 @@ from typing import Any
 
 import pulumi
 from pulumi import CustomTimeouts, ResourceOptions
-from pulumi_kubernetes.apps.v1 import Deployment
 
 from components.objects import CoreObject, declare_content
 from core import specs, workload
@@ -37,7 +36,7 @@ def declare_account(
 class Workload(pulumi.ComponentResource):
     """The Deployment `<service>-stable` or `<service>-canary`, what it reads, and the limits of its pods' number."""
 
-    deployment: Deployment
+    deployment: CoreObject
 
     def __init__(self, name: str, args: WorkloadArgs, opts: ResourceOptions | None = None) -> None:
         settings, track = args.settings, (args.settings, args.service, args.version)
@@ -59,14 +58,15 @@ class Workload(pulumi.ComponentResource):
         spec: Any = workload.deployment_spec(*track, args.at_least)
         # The provider waits for its own limit, whatever the Deployment's progress deadline says.
         patience = CustomTimeouts(create=f"{settings.ready_timeout}s", update=f"{settings.ready_timeout}s")
-        self.deployment = Deployment(
+        self.deployment = CoreObject(
+            "apps/v1:Deployment",
             name,
             # A number that an autoscaler or a hand wrote is theirs: taking it back would be a conflict.
             metadata=metadata | {"annotations": {"pulumi.com/patchForce": "true"}},
             spec=spec,
+            parent=self,
+            depends_on=[*args.after, *read],
             opts=ResourceOptions(
-                parent=self,
-                depends_on=[*args.after, *read],
                 custom_timeouts=patience,
                 # How many there are is the autoscaler's to say, unless this update needs more.
                 ignore_changes=["spec.replicas"] if scaling is not None and not args.at_least else None,

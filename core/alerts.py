@@ -33,22 +33,16 @@ def rules(settings: Settings, stack: str) -> dict[str, Any]:
     tracks = "stable|canary" if promql.uses_app(settings) else "stable|canary|unknown"
     found = {"requests": raw.requests(tracks), "failures": raw.failures(tracks), "p95": raw.p95("stable|canary")}
     records = [{"record": promql.RECORDS[what], "expr": expr, "labels": {**own}} for what, expr in found.items()]
-    return {
-        "groups": [{"name": f"canary-{stack}", "rules": records + _alerts(settings, stack)}, _stale(settings, stack)]
-    }
+    judged = {"name": f"canary-{stack}", "rules": records + _alerts(settings, stack)}
+    return {"groups": [judged, _stale(settings, stack)]}
 
 
 def _alert(settings: Settings, stack: str, name: str, expr: str, text: str, hold: str = HOLD) -> dict[str, Any]:
     severity = {"severity": "critical" if hold == HOLD else "warning"}
     summary = f"{name}: {{{{ $labels.service }}}} of stack {stack}"
     about = {"summary": summary, "description": text.replace("SERVICE", "{{ $labels.service }}")}
-    return {
-        "alert": name,
-        "expr": expr,
-        "for": hold,
-        "labels": labels(settings, stack) | severity,
-        "annotations": about,
-    }
+    own = labels(settings, stack) | severity
+    return {"alert": name, "expr": expr, "for": hold, "labels": own, "annotations": about}
 
 
 def _alerts(settings: Settings, stack: str) -> list[dict[str, Any]]:
@@ -85,11 +79,12 @@ def _stale(settings: Settings, stack: str) -> dict[str, Any]:
 
     Shares are the same when they differ by less than half the ladder's smallest step, in ratios.
     """
-    own, hold, ladder = labels(settings, stack), settings.gate.max_hold, [rung.weight for rung in settings.steps]
+    own, hold = labels(settings, stack), max(60, settings.gate.max_hold)
+    ladder = [rung.weight for rung in settings.steps]
     ratio = min((after / before for before, after in pairwise(ladder)), default=2.0) ** 0.5
     step = max(60, hold // 24)
-    record = {"record": promql.RECORDS["share"], "expr": promql.split(Recorded(own, smooth=step)), "labels": own}
-    share = Recorded(own).share()
+    record = {"record": promql.RECORDS["share"], "expr": promql.split(Recorded(own, smooth=step)), "labels": {**own}}
+    share = Recorded(own).series("share", "")  # it has no track: the pattern matches that
     expr = (
         f"min_over_time({share}[{hold}s]) > 0.005"  # less is no percentage but a few testers
         f" and max_over_time({share}[{hold}s]) < {ratio:.3f} * min_over_time({share}[{hold}s])"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from core import matches
 from core.fields import (
@@ -40,18 +40,27 @@ from policies import weights, windows
 
 
 class Probe(Model):
-    """HTTP readiness and liveness on the target port; without it readiness is that the port accepts connections."""
+    """Readiness and liveness on the target port; without it readiness is that the port accepts connections.
+
+    With protocol grpc it is gRPC's own health check, and what follows the slash of `path` the service asked for.
+    """
 
     path: str = Field(pattern="^/")
     period_seconds: Positive = 2
 
 
 class Autoscale(Model):
-    """Bounds of a HorizontalPodAutoscaler; `cpu` is the utilisation it aims at, in per cent of the request."""
+    """Bounds of a HorizontalPodAutoscaler; `cpu` is the utilisation it aims at, in per cent of `resources.requests`."""
 
     min: Positive
     max: Positive
     cpu: Annotated[Positive, Field(le=100)] = 70
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Autoscale:
+        if self.max < self.min:
+            raise ValueError(f"has max {self.max} below min {self.min}; raise max, or lower min")
+        return self
 
 
 class Files(Model):

@@ -46,19 +46,20 @@ class Counts(ABC):
     """Figures by service and track.  A track may join some, `stable|canary`; labels are `service` and `track`."""
 
     @abstractmethod
-    def _of(self, what: str, track: str) -> str: ...
+    def series(self, what: str, track: str) -> str:
+        """The expression for one of `RECORDS`."""
 
     def requests(self, track: str) -> str:
         """Requests per second; those whose client went away count as none."""
-        return self._of("requests", track)
+        return self.series("requests", track)
 
     def failures(self, track: str) -> str:
         """Failed requests per second: 0, not nothing, where none failed."""
-        return self._of("failures", track)
+        return self.series("failures", track)
 
     def p95(self, track: str) -> str:
         """95th percentile of the duration in milliseconds."""
-        return self._of("p95", track)
+        return self.series("p95", track)
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,11 @@ class Recorded(Counts):
     labels: Mapping[str, str]
     smooth: int = 0
 
-    def _of(self, what: str, track: str) -> str:
-        series = self._series(what, f'track=~"{track}"')
-        return f"avg_over_time({series}[{self.smooth}s])" if self.smooth else series
-
-    def share(self) -> str:
-        """Canary's share of the requests, by service, smoothed."""
-        return self._series("share")
-
-    def _series(self, what: str, *more: str) -> str:
-        matchers = [f'{key}="{value}"' for key, value in self.labels.items()]
-        return f"{RECORDS[what]}{{{','.join([*matchers, *more])}}}"
+    def series(self, what: str, track: str) -> str:
+        """As `Counts` says, and `share`: canary's of the requests, smoothed."""
+        labels = "".join(f'{name}="{value}",' for name, value in self.labels.items())
+        found = f'{RECORDS[what]}{{{labels}track=~"{track}"}}'
+        return f"avg_over_time({found}[{self.smooth}s])" if self.smooth else found
 
 
 @dataclass(frozen=True)
@@ -90,18 +85,19 @@ class Raw(Counts):
     door: Literal["gateway", "waypoint"] | None = None
     window: int = WINDOW
 
-    def _of(self, what: str, track: str) -> str:
+    def series(self, what: str, track: str) -> str:
+        """As `Counts` says."""
         app = uses_app(self.settings)
-        fine, failed = ('response_code!="0"', ['response_code=~"5.."']) if not app else ("", ['status=~"5.."'])
+        metric = "http_requests_total" if app else "istio_requests_total"
+        counted, failed = ("", ['status=~"5.."']) if app else ('response_code!="0"', ['response_code=~"5.."'])
         if not app and any(service.protocol == "grpc" for service in self.settings.services.values()):
             failed.append(_GRPC_FAILURES)
         if what == "requests":
-            return self._sum("http_requests_total" if app else "istio_requests_total", [fine], track)
+            return self._sum(metric, [counted], track)
         if what == "failures":
-            failures = self._sum("http_requests_total" if app else "istio_requests_total", failed, track)
-            return f"({failures} or 0 * {self.requests(track)})"
-        name = "http_request_duration_seconds" if app else "istio_request_duration_milliseconds"
-        found = f"histogram_quantile(0.95, {self._sum(f'{name}_bucket', [fine], track, 'le')})"
+            return f"({self._sum(metric, failed, track)} or 0 * {self.requests(track)})"
+        name = "http_request_duration_seconds_bucket" if app else "istio_request_duration_milliseconds_bucket"
+        found = f"histogram_quantile(0.95, {self._sum(name, [counted], track, 'le')})"
         return f"1000 * {found}" if app else found
 
     def _sum(self, metric: str, conditions: list[str], track: str, *more: str) -> str:
@@ -109,15 +105,12 @@ class Raw(Counts):
         if not uses_app(self.settings):
             pods, prefix = ("destination_service_name", "destination_workload"), "(?:.+-)?"
             space = f'destination_service_namespace="{self.settings.namespace}"'
-            doors = [f"{door},{space}," for name, door in DOORS.items() if self.door in (None, name)]
+            doors = [f"{door},{space}" for name, door in DOORS.items() if self.door in (None, name)]
         of = f'{pods[0]}=~"{"|".join(self.services or self.settings.services)}",{pods[1]}=~"{prefix}({track})"'
+        chosen = [",".join(filter(None, (door, of, one))) for door in doors for one in conditions]
         # No series is in two of these, so `or` puts them side by side.
-        rates = [
-            f"rate({metric}{{{','.join(filter(None, (door + of, one)))}}}[{self.window}s])"
-            for door in doors
-            for one in conditions
-        ]
-        total = f"sum by ({', '.join((*pods, *more))}) ({' or '.join(rates)})"
+        rates = " or ".join(f"rate({metric}{{{one}}}[{self.window}s])" for one in chosen)
+        total = f"sum by ({', '.join((*pods, *more))}) ({rates})"
         for label, source, pattern in (("service", pods[0], "(.+)"), ("track", pods[1], f"{prefix}({track})")):
             total = f'label_replace({total}, "{label}", "$1", "{source}", "{pattern}")'
         return f"sum by ({', '.join(('service', 'track', *more))}) ({total})"

@@ -33,4 +33,9 @@ def authorization_policy_spec(name: str, settings: Settings) -> dict[str, Any]:
     scraper = _IN_CLUSTER.fullmatch(settings.gate.prometheus) if promql.uses_app(settings) else None
     if scraper is not None:
         sources.append({"source": {"namespaces": [scraper[1]]}})
-    return {"selector": {"matchLabels": {"app": name}}, "action": "ALLOW", "rules": [{"from": sources}]}
+    # Not by the label `app`: Flagger, where it is used, gives its pods another.
+    return {
+        "selector": {"matchLabels": {"app.kubernetes.io/name": name}},
+        "action": "ALLOW",
+        "rules": [{"from": sources}],
+    }

@@ -39,30 +39,29 @@ def spread(selector: dict[str, str]) -> list[dict[str, Any]]:
     return [{"maxSkew": 1, "topologyKey": key, **how, "labelSelector": {"matchLabels": selector}} for key in keys]
 
 
-def waypoint_spec(parameters: str | None) -> dict[str, Any]:
+def waypoint_spec(parameters: str) -> dict[str, Any]:
     """The proxy that routes calls from inside the mesh; without it ztunnel knows no weights.
 
     `parameters` names the ConfigMap of `waypoint_parameters`.
     """
-    found: dict[str, Any] = {
+    return {
         "gatewayClassName": "istio-waypoint",
         "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+        "infrastructure": {"parametersRef": {"group": "", "kind": "ConfigMap", "name": parameters}},
     }
-    if parameters is not None:
-        found["infrastructure"] = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": parameters}}
-    return found
 
 
 def waypoint_parameters(settings: Settings) -> dict[str, str]:
-    """What istiod lays over the objects that it makes for the waypoint; nothing where one pod is enough."""
-    least = settings.waypoint.replicas
-    if least == 1:
-        return {}
+    """What istiod lays over the objects that it makes for the waypoint.
+
+    For one pod too: istiod takes no autoscaler away that it once made.
+    """
     pods = {"topologySpreadConstraints": spread({"gateway.networking.k8s.io/gateway-name": routes.WAYPOINT})}
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
     overlays: dict[str, Any] = {
         "deployment": {"template": {"spec": pods}},
-        "horizontalPodAutoscaler": _bounds(least) | {"metrics": [{"type": "Resource", "resource": cpu}]},
+        "horizontalPodAutoscaler": _bounds(settings.waypoint.replicas)
+        | {"metrics": [{"type": "Resource", "resource": cpu}]},
         "podDisruptionBudget": DISRUPTION,
     }
     return {kind: json.dumps({"spec": spec}, sort_keys=True) for kind, spec in overlays.items()}

@@ -70,6 +70,10 @@ def mesh_config(text: str) -> str:
     mesh = yaml.safe_load(text) or {}
     fields = {"role": "%ENVIRONMENT(LAB_ROLE)%", **ACCESS_LOG_FIELDS}
     mesh |= {"accessLogFile": ACCESS_LOG, "accessLogEncoding": "JSON", "accessLogFormat": json.dumps(fields)}
+    # What a Telemetry object means by `envoy`; by itself that one writes to standard output.
+    same = {"name": "envoy", "envoyFileAccessLog": {"path": ACCESS_LOG, "logFormat": {"labels": fields}}}
+    others = [p for p in mesh.get("extensionProviders") or [] if p.get("name") != "envoy"]
+    mesh["extensionProviders"] = [*others, same]
     mesh["defaultProviders"] = (mesh.get("defaultProviders") or {}) | {"metrics": []}
     return yaml.safe_dump(mesh)
 

@@ -72,10 +72,10 @@ def _parse(text: str) -> Window:
 
 
 def _minutes(clock: str) -> int:
-    if clock == "24:00":
-        return 24 * 60
-    found = time.fromisoformat(clock)
-    return 60 * found.hour + found.minute
+    hours, minutes = int(clock[:2]), int(clock[3:])
+    if minutes > 59 or 60 * hours + minutes > 24 * 60:
+        raise ValueError(f"names no time of day: {clock}; the day runs from 00:00 to 24:00")
+    return 60 * hours + minutes
 
 
 def is_open(text: str | None, moment: datetime) -> bool:

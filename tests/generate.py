@@ -116,6 +116,7 @@ def _track(rng: Random, secrets: list[str], *, version: str) -> Json:
         "env": {"LOG_LEVEL": rng.choice(["info", "debug"])},
         "config": {"data": {"app.yaml": "a: 1\n"}, **({"mount": "/etc/app"} if _maybe(rng) else {})},
         "resources": {"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+        "autoscale": {"min": 2, "max": rng.choice([2, 10]), **({"cpu": 80} if _maybe(rng) else {})},
         "probe": {"path": "/healthz", "periodSeconds": rng.randint(1, 5)},
         "drain": rng.choice(["0s", "5s"]),
         "security": {"nonRoot": _maybe(rng), "readOnlyRoot": _maybe(rng)},
@@ -123,7 +124,11 @@ def _track(rng: Random, secrets: list[str], *, version: str) -> Json:
     }
     if secrets:
         some["secrets"] = {f"SECRET_{n}": name for n, name in enumerate(secrets)}
-    return track | {key: value for key, value in some.items() if rng.random() < 0.2}
+    track |= {key: value for key, value in some.items() if rng.random() < 0.2}
+    if "autoscale" in track:  # it scales by a share of what is requested, and there is one who says how many
+        track["resources"] = some["resources"]
+        track.pop("replicas", None)
+    return track
 
 
 def _service(rng: Random, name: str, secrets: list[str], *, canary: bool) -> Json:

@@ -54,7 +54,9 @@ def install(bin_dir: Path, python: Path, parts: Mapping[str, Part]) -> None:
         extra = ""
         if name == LANGUAGE:
             copy = bin_dir / LANGUAGE_EXEC
-            copy.write_bytes(_exec_file(parts).read_bytes())
+            text = _exec_file(parts).read_text()
+            copy.unlink(missing_ok=True)  # it may be a link to a real part, which is not ours to write
+            copy.write_text(text)
             copy.chmod(0o755)
             extra = f'--exec "{copy}" '
         root = Path(__file__).resolve().parents[2]

@@ -200,8 +200,7 @@ def test_a_promotion_whose_stable_does_not_get_ready_leaves_traffic_where_it_is(
     with no_room():
         failed = under_load(stack)
     assert failed.update.code != 0
-    assert "web-stable" in failed.update.text
-    assert "Pods available)" in failed.update.text
+    assert "'web-stable' timed out waiting to be Ready" in failed.update.text
     assert (failed.free.stable, failed.pinned.canary) == (0, 0), "nobody moved"
     assert (failed.free.lost, failed.pinned.lost) == (0, 0), failed.lost
     assert (image("canary"), shares()) == ("sample-web:2.0", [0, 100])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ import yaml
 
 from lab.bench import ensure
 from lab.paths import LAB, ROOT
-from lab.stack import Stack, api
+from lab.stack import Stack, Update, api
 
 pytestmark = pytest.mark.lab
 
@@ -91,38 +94,28 @@ def canary(level: str, secret: str, tag: str = "2.0") -> dict[str, Any]:
 
 def test_configuration_and_secrets_roll_out_and_back_with_the_pods_that_read_them(configured: Stack) -> None:
     stack = configured
+
+    def roll(level: str, secret: str, tag: str = "2.0") -> tuple[Update, set[str]]:
+        """The update, and what there is of canary's after it."""
+        stack.service("api", canary=canary(level, secret, tag))
+        update = stack.up()
+        return update, {*names("configmaps", "api-canary-"), *names("secrets", "api-canary-")}
+
     with watched(orphans) as found:
-        stack.service("api", canary=canary("debug", "other"))
-        stack.up().check()
-        first = names("configmaps", "api-canary-") + names("secrets", "api-canary-")
-        assert len(first) == 2
-        stack.service("api", canary=canary("trace", "token"))
-        stack.up().check()
-        second = names("configmaps", "api-canary-") + names("secrets", "api-canary-")
-        assert len(second) == 2, "the old ones went"
-        assert not set(first) & set(second)
+        update, first = roll("debug", "other")
+        assert (update.code, len(first)) == (0, 2)
+        update, second = roll("trace", "token")
+        assert (update.code, len(second)) == (0, 2), "the old ones went"
+        assert not first & second
         pod, *_ = [one for one in running().values() if one["metadata"]["labels"]["version"] == "canary"]
-        assert {name for _, name in sources(pod)} == set(second)
-        stack.service("api", canary=canary("debug", "other"))
-        stack.up().check()
-        assert names("configmaps", "api-canary-") + names("secrets", "api-canary-") == first, "the way back"
+        assert {name for _, name in sources(pod)} == second
+        update, both = roll("debug", "other", tag="2.0-unready")
+        assert update.code != 0
+        assert both == first | second, "pods that still run keep what they read"
+        update, back = roll("trace", "token")
+        assert (update.code, back) == (0, second)
     assert found == []
     assert stack.planned() == {}
-
-
-def test_configuration_of_pods_that_still_run_stays_when_their_successors_do_not_get_ready(configured: Stack) -> None:
-    stack = configured
-    stack.service("api", canary=canary("debug", "other"))
-    stack.up().check()
-    kept = names("configmaps", "api-canary-")
-    with watched(orphans) as found:
-        stack.service("api", canary=canary("trace", "other", tag="2.0-unready"))
-        assert stack.up().code != 0
-        assert set(kept) < set(names("configmaps", "api-canary-"))
-        stack.service("api", canary=canary("debug", "other"))
-        stack.up().check()
-        assert names("configmaps", "api-canary-") == kept
-    assert found == []
 
 
 def test_a_secrets_value_is_in_no_preview_and_not_in_clear_in_the_state(configured: Stack) -> None:
@@ -170,6 +163,59 @@ def test_a_live_service_gets_an_autoscaler_without_losing_a_pod(stack: Stack) ->
     assert sizes[-1] == 4
     kept = api("GET", scaler)["spec"]["behavior"]["scaleDown"]["selectPolicy"]
     assert kept == "Disabled", "a revert needs what is there"
+
+
+def test_promotion_takes_over_as_many_pods_as_canary_had_from_its_autoscaler(stack: Stack) -> None:
+    stack.edit(steps=[{"weight": 100, "hold": "0s"}])
+    old: dict[str, Any] = {"image": "sample-web:1.0", "autoscale": {"min": 1, "max": 3}}
+    stack.service("api", stable=old, resources={"requests": {"cpu": "100m"}}, drain="1s")
+    stack.service("api", canary={"image": "sample-web:2.0", "autoscale": {"min": 3, "max": 4}})
+    stack.service("web", canary={"image": "sample-web:2.0"})
+    stack.up().check()
+    stack.edit(weight=100)
+    stack.up().check()
+    stack.service("api", stable=old | {"image": "sample-web:2.0"}, canary=None)
+    stack.service("web", stable={"image": "sample-web:2.0"}, canary=None)
+    stack.edit(weight=0)
+    stack.up().check()
+    scaler = "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers/api-stable"
+    deployment = f"{APPS}/deployments/api-stable"
+    assert api("GET", scaler)["spec"]["minReplicas"] == 3, "it may not shrink before the load has come over"
+    assert api("GET", deployment)["status"]["availableReplicas"] == 3
+    assert stack.planned() == {"update": ["api-stable"]}, "the next update gives the autoscaler its bounds back"
+    stack.up().check()
+    assert api("GET", scaler)["spec"]["minReplicas"] == 1
+    assert api("GET", deployment)["spec"]["replicas"] == 3
+    assert stack.planned() == {}
+
+
+def test_the_doors_get_more_pods_with_a_budget_and_fewer_again(stack: Stack) -> None:
+    doors = {"waypoint": "shop", "istio-ingressgateway": "istio-ingress"}
+
+    def number(key: str) -> dict[str, int]:
+        """`minReplicas` of the autoscalers, or `replicas` of the Deployments."""
+        kind, group = (
+            ("horizontalpodautoscalers", "autoscaling/v2") if key == "minReplicas" else ("deployments", "apps/v1")
+        )
+        return {
+            name: api("GET", f"/apis/{group}/namespaces/{space}/{kind}/{name}")["spec"][key]
+            for name, space in doors.items()
+        }
+
+    for replicas in (2, 1):
+        stack.edit(gateway={"replicas": replicas}, waypoint={"replicas": replicas})
+        stack.up().check()
+        for _ in range(100):
+            if number("minReplicas") == dict.fromkeys(doors, replicas) and min(number("replicas").values()) >= replicas:
+                break
+            time.sleep(0.2)
+        else:
+            raise AssertionError(f"{number('minReplicas')}, {number('replicas')}, not {replicas}")
+        if replicas > 1:
+            for name, space in doors.items():
+                budget = api("GET", f"/apis/policy/v1/namespaces/{space}/poddisruptionbudgets/{name}")["spec"]
+                assert budget["maxUnavailable"] == 1
+    assert stack.planned() == {}
 
 
 def project(folder: Path, transforms: str) -> Path:
@@ -232,3 +278,19 @@ def test_a_waypoint_that_does_not_get_ready_says_why(stack: Stack, tmp_path: Pat
     finally:
         other.destroy().check()
         other.run("stack", "rm", "--yes").check()
+
+
+def test_an_ingress_gateway_that_does_not_get_ready_says_why(stack: Stack) -> None:
+    broken = LAB / "broken-charts"
+    shutil.rmtree(broken, ignore_errors=True)
+    shutil.copytree(LAB / "charts", broken)
+    template = broken / "gateway" / "templates" / "deployment.yaml"
+    template.write_text(re.sub(r"image: .*", "image: nobodys/proxy:1", template.read_text()))
+    wanted = yaml.safe_load(stack.file.read_text())["config"]["canary:istio"]
+    stack.edit(istio=wanted | {"chartSource": f".lab/{broken.name}", "timeout": "10s"})
+    failed = stack.up()
+    assert failed.code != 0
+    assert "mesh-istio-ingressgateway did not get ready; the cluster says:" in failed.text
+    assert re.search(r"Pod istio-ingressgateway-\S+: container istio-proxy waiting: ImagePullBackOff", failed.text)
+    stack.edit(istio=wanted)
+    stack.up().check()

@@ -55,6 +55,12 @@ CASES: list[tuple[str, Change, str, str]] = [
         "integer from 0",
     ),
     (
+        "autoscaler upside down",
+        lambda raw: _service(raw).update(autoscale={"min": 4, "max": 2}),
+        "services.web.autoscale: got",
+        "max 2 below min 4",
+    ),
+    (
         "image missing",
         lambda raw: _service(raw).update(stable={}),
         "services.web.stable.image: got nothing",

@@ -124,6 +124,15 @@ def test_the_budget_for_disruptions_is_the_primarys_which_serves() -> None:
     assert budget and budget["selector"] == {"matchLabels": {"app": "web-primary"}}
 
 
+def test_the_lock_on_the_doors_holds_for_the_primary_too() -> None:
+    run = program.run(program.stack_config("flagger-web-app"))
+    (policy,) = run.of("AuthorizationPolicy").values()
+    chosen = policy.inputs["spec"]["selector"]["matchLabels"]
+    pods = run.spec("Deployment", "web-app")["template"]["metadata"]["labels"]
+    assert chosen.items() <= pods.items()
+    assert "app" not in chosen, "Flagger gives the primary's pods another"
+
+
 def test_a_list_of_steps_takes_the_place_of_an_even_step() -> None:
     settings, _ = checks.parse(_raw(**{"services.web.flagger": {"stepWeights": [20, 50]}}))
     analysis = canaries.canary_spec(settings, "web")["analysis"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
+import subprocess
+import sys
 from typing import Any
 
 import pulumi
@@ -248,3 +251,12 @@ def test_the_record_is_read_after_the_stack_itself_is_registered() -> None:
     """The engine writes the checkpoint for that registration; a reader beside it found a half-written file."""
     calls = program.run(program.stack_config("dev")).calls
     assert calls == ["registered the stack", "asked pulumi:pulumi:readStackResourceOutputs"]
+
+
+def test_an_update_does_not_pay_for_the_typed_modules_of_the_kubernetes_sdk() -> None:
+    """They take about a second of computing, and a revert would wait for it."""
+    code = "from tests import program; program.run(program.stack_config('prod')); import sys; print([*sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], cwd=program.ROOT, capture_output=True, text=True, check=True)
+    loaded = set(re.findall(r"'([\w.]+)'", told.stdout))
+    assert "pulumi_kubernetes.apiextensions" in loaded
+    assert not loaded & {"pulumi_kubernetes.core.v1", "pulumi_kubernetes.apps.v1", "pulumi_kubernetes.helm.v3"}

@@ -37,7 +37,7 @@ def test_only_the_two_doors_may_connect_to_the_pods_of_a_service(web: dict[str, 
 
 def test_the_policy_guards_both_tracks_and_asks_nothing_that_ztunnel_cannot_see(run: Run) -> None:
     spec = run.spec("AuthorizationPolicy", "web-doors")
-    assert spec["selector"] == {"matchLabels": {"app": "web"}}
+    assert spec["selector"] == {"matchLabels": {"app.kubernetes.io/name": "web"}}
     for track in ("stable", "canary"):
         template = run.spec("Deployment", f"web-{track}")["template"]
         assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()

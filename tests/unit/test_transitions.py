@@ -316,7 +316,7 @@ def test_what_a_closed_window_interrupted_is_known_of_the_very_same_rollout_only
     assert weights.reach(route(25), route(0)) == 25
     assert weights.reach(route(0, reached=25), route(0)) == 25
     assert weights.reach(route(10, reached=25), route(0)) == 25
-    assert weights.reach(None, route(0)) == 0
+    assert weights.reach(None, route(0)) == weights.reach(route(0), route(0)) == 0
     for other in (route(0, canary="v3"), route(0, ports="80:1"), route(0, steps=STEPS[:2])):
         assert weights.reach(route(25), other) == 0
     assert weights.reach(route(0, reached=25, halted=True), route(0)) == 0
@@ -561,3 +561,60 @@ def test_phases() -> None:
     assert weights.phase(canary=True, weight=1, halted=False) == "rolling"
     assert weights.phase(canary=True, weight=100, halted=False) == "baking"
     assert weights.phase(canary=True, weight=0, halted=True) == "halted"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "direction"),
+    [
+        (None, route(0, canary=None), "neither"),
+        (None, route(5), "up"),
+        (route(0, canary=None), route(0), "neither"),
+        (route(5), route(5), "neither"),
+        (route(5), route(10), "up"),
+        (route(10), route(5), "down"),
+        (route(5), route(0, canary=None), "down"),
+        (route(0), route(0, canary=None), "down"),
+        (route(5), route(0, halted=True), "down"),
+        (route(0), route(0, halted=True), "down"),
+        (route(0, halted=True), route(0, halted=True), "neither"),
+        (route(0, halted=True), route(0, halted=True, canary=None), "neither"),
+        (route(0, halted=True), route(0), "up"),
+        (route(0, halted=True, canary=None), route(0), "neither"),
+        (route(5, opened=frozenset("ab")), route(5, opened=frozenset("a")), "down"),
+        (route(5, opened=frozenset("a")), route(5, opened=frozenset("b")), "up"),
+        (route(5), route(5, shielded=frozenset("s")), "down"),
+        (route(5, shielded=frozenset("s")), route(5), "neither"),
+        (route(5, shielded=frozenset("s"), opened=frozenset("a")), route(5, opened=frozenset("a")), "up"),
+        (route(5, opened=frozenset("a")), route(0, opened=frozenset("ab")), "down"),
+        (route(10, opened=frozenset("a")), route(5, opened=frozenset("ab")), "up"),
+    ],
+)
+def test_each_change_has_one_direction(old: Route | None, new: Route, direction: str) -> None:
+    assert (weights.rises(old, new), weights.falls(old, new)) == (direction == "up", direction == "down")
+
+
+def test_a_route_waits_for_what_is_new_behind_it() -> None:
+    assert weights.changes_stable(None, route(0))
+    assert weights.changes_stable(route(0), route(0, stable="v3"))
+    assert not weights.changes_stable(route(0), route(50, canary="v3"))
+    assert weights.adds_canary(None, route(0))
+    assert weights.adds_canary(route(0, canary=None), route(0))
+    assert weights.adds_canary(route(0, halted=True), route(0))
+    assert not weights.adds_canary(route(0), route(5))
+    assert not weights.adds_canary(None, route(0, canary=None))
+    assert not weights.adds_canary(None, route(0, halted=True))
+
+
+@pytest.mark.parametrize(
+    ("ladder", "problem"),
+    [
+        ([1, 100], None),
+        ([], "must name at least one weight"),
+        ([0, 5], "every weight must be 1 to 100"),
+        ([5, 101], "every weight must be 1 to 100"),
+        ([5, 5], "must rise from step to step"),
+        ([10, 5], "must rise from step to step"),
+    ],
+)
+def test_a_ladder_rises_from_1_to_100(ladder: list[int], problem: str | None) -> None:
+    assert weights.ladder_problem(ladder) == problem

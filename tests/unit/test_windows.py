@@ -87,8 +87,8 @@ def test_a_window_goes_by_the_clock_on_the_wall(text: str | None, moment: str, i
         ("Mon 09:00-16:00 Europe", "no time zone"),
         ("Mon 09:00-09:00 UTC", "no length"),
         ("Mon 24:00-09:00 UTC", "no length"),
-        ("Mon 09:00-24:01 UTC", "hour"),
-        ("Mon 09:60-10:00 UTC", "minute"),
+        ("Mon 09:00-24:01 UTC", "no time of day: 24:01"),
+        ("Mon 09:60-10:00 UTC", "no time of day: 09:60"),
     ],
 )
 def test_what_is_no_window_is_refused_with_the_fix(text: str, says: str, web: dict[str, Any]) -> None:

@@ -1,0 +1,115 @@
+"""A bad canary rings: rules as deployed in a real Prometheus, over the mesh's metrics, through a real Alertmanager."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import alerts
+from lab import load, monitoring, namespace
+from lab.paths import LAB, ROOT
+from lab.stack import Stack, api, inside
+
+pytestmark = pytest.mark.lab
+
+Json = dict[str, Any]
+TOKEN = "a token of this test"
+PORT = 9094
+WAIT = 360
+"""Seconds after which an alarm is taken for lost; its rule waits two minutes, and a rate a while before."""
+
+
+def http(method: str, url: str, **query: str) -> Any:
+    """JSON of an answer, asked for inside the lab; None where it has no body."""
+    ask = f"import httpx; a = httpx.request({method!r}, {url!r}, params={query!r}); a.raise_for_status(); print(a.text)"
+    argv, environment = inside([sys.executable, "-c", ask])
+    done = subprocess.run(argv, cwd=ROOT, env=environment, text=True, capture_output=True, check=True)
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {WAIT} s: {what}"
+        time.sleep(1)
+
+
+def value(expr: str) -> float:
+    """Of the first series; 0 where there is none."""
+    found = http("GET", f"{monitoring.PROMETHEUS_URL}/api/v1/query", query=expr)["data"]["result"]
+    return float(found[0]["value"][1]) if found else 0
+
+
+def config_map(name: str, key: str) -> str:
+    return str(api("GET", f"/api/v1/namespaces/shop/configmaps/{name}")["data"][key])
+
+
+def reload() -> None:
+    for url in (monitoring.PROMETHEUS_URL, monitoring.ALERTMANAGER_URL):
+        http("POST", f"{url}/-/reload")
+
+
+@pytest.fixture
+def told(stack: Stack, tmp_path: Path) -> Iterator[Path]:
+    """Two services with a canary that fails, watched by what the stack declared; the calls of the webhook, by line."""
+    calls, token = tmp_path / "told.jsonl", tmp_path / "token"
+    calls.touch()
+    token.write_text(TOKEN)
+    rule = {"name": "qa", "headers": {"x-canary": "true"}, "to": "canary"}
+    canary = {"image": "sample-web:2.0", "replicas": 1, "env": {"FAIL_PERCENT": "100"}}
+    stack.service(canary={"image": "sample-web:2.0-fail20"})
+    stack.service("quiet", stable={"image": "sample-web:1.0"}, canary=canary, hosts=["quiet.lab.test"], rules=[rule])
+    stack.edit(weight=5, alerts={"webhook": f"http://{namespace.NODE_IP}:{PORT}/webhook"})
+    stack.up().check()
+    rules, route = monitoring.RULES / "canary.yaml", LAB / "alertmanager.yml"
+    former = route.read_text()
+    rules.write_text(config_map("canary-alerts", "rules.yaml"))
+    config = config_map("canary-alertmanager", "alertmanager.yaml")
+    assert alerts.TOKEN_FILE in config
+    route.write_text(config.replace(alerts.TOKEN_FILE, str(token)))
+    argv, environment = inside([sys.executable, "-m", "tests.e2e.receiver", namespace.NODE_IP, str(PORT), str(calls)])
+    receiver = subprocess.Popen(argv, cwd=ROOT, env=environment)
+    try:
+        reload()
+        yield calls
+    finally:
+        receiver.terminate()
+        receiver.wait(10)
+        rules.unlink()
+        route.write_text(former)
+        reload()
+
+
+def test_a_canary_that_fails_at_five_percent_calls_the_webhook_and_a_quiet_service_that_fails_does_not(
+    told: Path,
+) -> None:
+    def calls(name: str) -> list[Json]:
+        entries = [json.loads(line) for line in told.read_text().splitlines()]
+        return [entry for entry in entries if entry["body"]["groupLabels"]["alertname"] == name]
+
+    with load.Steady(namespace.running().environment["GATEWAY_URL"], 50):
+        # Four failures: the first makes the series, the others raise it.
+        failed = 'sum(istio_requests_total{destination_workload="quiet-canary",response_code="500"})'
+        for sent in (1, 3):
+            assert load.run("http://quiet.lab.test", sent, {"x-canary": "true"}).lost == sent
+            until(lambda wanted=sent: value(failed) >= wanted, "a scrape")  # type: ignore[misc]
+        until(lambda: value('canary:failures:rate5m{service="quiet",track="canary"}') > 0, "a record of the quiet one")
+        until(lambda: bool(calls("CanaryHighErrorRate")), "a call of the webhook")
+        # The quiet one had as long for it as the other.
+        assert value('canary:failures:rate5m{service="quiet",track="canary"}') > 0
+    (alarm, *_) = calls("CanaryHighErrorRate")
+    assert (alarm["path"], alarm["authorization"]) == ("/webhook", f"Bearer {TOKEN}")
+    (alert,) = alarm["body"]["alerts"]
+    labels = {"stack": "lab", "service": "web", "track": "canary", "namespace": "shop", "severity": "critical"}
+    assert alert["labels"] == labels | {"alertname": "CanaryHighErrorRate"}
+    share = float(alert["annotations"]["description"].partition("%")[0])
+    assert 10 < share < 30, alert["annotations"]
+    everything = http("GET", f"{monitoring.ALERTMANAGER_URL}/api/v2/alerts")
+    assert {one["labels"]["service"] for one in everything} == {"web"}
