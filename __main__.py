@@ -24,7 +24,7 @@ from components import (
 
 OUTPUTS = (
     "weight", "effectiveWeight", "phase", "since", "services", "gatewayUrl", "edgeDomain", "override",
-    "windows", "rejected",
+    "windows", "rejected", "edge",
 )  # fmt: skip
 
 # What the stack asks for at this moment, and what is there.

@@ -72,6 +72,7 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
         entry = before.get(name)
         cluster = live.cluster or (entry.cluster if entry else None)
         found = record.notes(old, new, configured=settings.weight, now=now, cluster=cluster)
+        found |= record.edge_notes(name, settings)
         if settings.strategy == "replicas":
             notes[name], rule_notes[name] = found | record.share_note(new), {}
             continue

@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 from pulumi import ErrorHook, Output, ResourceOptions
 
+from components.edge import Edge, EdgeArgs
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs
 from components.observability import Observability, ObservabilityArgs
 from components.security import MeshSecurity, MeshSecurityArgs
@@ -40,6 +41,7 @@ class ReleaseTrain(pulumi.ComponentResource):
 
     workloads: dict[tuple[str, str], Workload]
     traffic: dict[str, Traffic]
+    edge: Edge | None = None
 
     def __init__(self, name: str, args: ReleaseTrainArgs, opts: ResourceOptions | None = None) -> None:
         settings, order = args.settings, args.transition.order
@@ -52,6 +54,9 @@ class ReleaseTrain(pulumi.ComponentResource):
         doors: list[pulumi.Resource] = [space]
         if settings.public_hosts:
             doors.append(PublicGateway("public", PublicGatewayArgs(settings=settings, mesh=args.mesh), inside))
+
+        if settings.edge is not None:
+            self.edge = Edge("edge", EdgeArgs(settings=settings, edge=settings.edge, mesh=args.mesh), inside)
 
         def declare(service: str, version: str, after: Sequence[pulumi.Resource]) -> None:
             if version in dict(settings.services[service].tracks()):
@@ -74,7 +79,9 @@ class ReleaseTrain(pulumi.ComponentResource):
             if version not in order[service].waiting:
                 declare(service, version, [])
         for service in settings.services:
-            ready = [self.workloads[one].deployment for one in sorted(order[service].after)]
+            ready: list[pulumi.Resource] = [self.workloads[one].deployment for one in sorted(order[service].after)]
+            if ready and self.edge is not None:  # what a rule opens to some, the edge has to keep from the others
+                ready += self.edge.functions.values()
             self.traffic[service] = Traffic(
                 service,
                 TrafficArgs(
@@ -87,19 +94,29 @@ class ReleaseTrain(pulumi.ComponentResource):
                 ),
                 inside,
             )
+        routed: list[pulumi.Resource] = [traffic.route for traffic in self.traffic.values()]
+        keys: list[pulumi.Resource] = []
+        if self.edge is not None:
+            self.edge.complete(routed)
+            keys.append(self.edge.keys)
         for service, version in tracks:
             if version in order[service].waiting:
-                declare(service, version, [self.traffic[service].route])
+                declare(service, version, [self.traffic[service].route, *keys])
         # Last, and with nothing after them: neither a lock nor an alert may come between an operator and a route.
         told = ObservabilityArgs(settings=settings, stack=pulumi.get_stack(), after=[space.namespace, *args.mesh])
         Observability("observability", told, inside)
         if settings.strategy == "istio":
-            routed = [space.waypoint, *(traffic.route for traffic in self.traffic.values()), *args.mesh]
-            MeshSecurity("security", MeshSecurityArgs(settings=settings, after=routed), inside)
+            serving = [space.waypoint, *routed, *args.mesh]
+            MeshSecurity("security", MeshSecurityArgs(settings=settings, after=serving), inside)
         self.register_outputs({})
 
     def outputs(self, settings: Settings) -> Output[dict[str, Any]]:
         """Stack outputs, derived from the written routes: an update that failed before a route does not tell of it."""
         routes: dict[str, Any] = {name: traffic.route for name, traffic in self.traffic.items()}
         written = {name: Output.all(metadata=route.metadata, spec=route.spec) for name, route in routes.items()}
-        return Output.all(**written).apply(lambda found: outputs.summary(found, settings))
+        summary = Output.all(**written).apply(lambda found: outputs.summary(found, settings))
+        if self.edge is None:
+            return summary
+        domain = self.edge.distribution.output("domainName")
+        told = Output.all(edgeDomain=domain, edge=self.edge.outputs())
+        return Output.all(summary, told).apply(lambda found: found[0] | found[1])

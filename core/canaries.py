@@ -182,5 +182,5 @@ def summary(settings: Settings) -> dict[str, Any]:
         for name, service in settings.services.items()
     }
     told = {"phase": "flagger", "services": services, "gatewayUrl": f"{scheme}://{hosts[0]}" if hosts else None}
-    nothing = ("weight", "effectiveWeight", "since", "edgeDomain", "override", "windows", "rejected")
+    nothing = ("weight", "effectiveWeight", "since", "edgeDomain", "override", "windows", "rejected", "edge")
     return dict.fromkeys(nothing) | told

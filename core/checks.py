@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from core import canaries, conflicts, matches, replicas
+from core import canaries, conflicts, edge, matches, replicas
 from core.fields import Model
 from core.model import Service, Settings
 from policies import weights
@@ -96,6 +96,8 @@ def _prunable(path: Sequence[str | int]) -> tuple[str | int, ...] | None:
             return (path[0],)
         case ["services", service, "canary" | "rules" as part, *_]:
             return ("services", service, part)
+        case ["edge", "blueCidrs" | "greenCidrs" | "trustHeaders" as part, *_]:
+            return ("edge", part)
     return None
 
 
@@ -115,6 +117,8 @@ def _from_pydantic(data: Mapping[str, Any], error: Any) -> Problem:
     kind, value, text = error["type"], error["input"], str(error["msg"])
     if path[:1] == ("secretValues",):
         path, value = (SECRET + str(path[1]),), "(secret)"
+    if str(path[0]).startswith("originSecret"):
+        value = "(secret)"
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, 1)
@@ -179,6 +183,8 @@ def _cross_check(settings: Settings) -> Iterator[Problem]:
         )
     for path, value, text in canaries.problems(settings):
         yield Problem(path, value, text, None)
+    for path, value, text in edge.problems(settings, settings.edge) if settings.edge else ():
+        yield Problem(path, value, text, _prunable(path))
     for index, freeze in enumerate(settings.windows.freezes):
         if freeze.to < freeze.from_:
             at = ("windows", "freezes", index, "to")

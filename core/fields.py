@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from core import cidrs
 from policies import weights, windows
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -123,6 +124,8 @@ Truth = Annotated[bool, BeforeValidator(_truth)]
 Name = Annotated[str, AfterValidator(_name)]
 Host = Annotated[str, AfterValidator(_host)]
 Image = Annotated[str, AfterValidator(_image)]
+Cidr = Annotated[str, AfterValidator(cidrs.checked)]
+Header = Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]
 Url = Annotated[str, AfterValidator(_url)]
 Share = Annotated[float, BeforeValidator(_share), Field(json_schema_extra={"type": "string"})]
 Milliseconds = Annotated[float, BeforeValidator(_milliseconds), Field(json_schema_extra={"type": "string"})]

@@ -16,7 +16,9 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from core import matches
 from core.fields import (
+    Cidr,
     Day,
+    Header,
     Host,
     Image,
     Milliseconds,
@@ -175,6 +177,28 @@ class Gateway(Model):
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
 
 
+class Edge(Model):
+    """CloudFront before the public door.  It decides who is sent to canary: each viewer by its address or its bucket.
+
+    `aliases` are hosts of services.  `blue_cidrs` are never sent to canary, `green_cidrs` always.  `trust_headers` are
+    those by which viewers may choose a rule.  `origin` is a name of the gateway's load balancer, by default the one
+    that the cloud gave it.  Without `require_secret` the gateway also takes what comes past the edge.  `log_arn` is a
+    bucket, log group or delivery stream for the access log.
+    """
+
+    aliases: list[Host] = Field(min_length=1)
+    certificate_arn: str
+    blue_cidrs: list[Cidr] = Field(default_factory=list)
+    green_cidrs: list[Cidr] = Field(default_factory=list)
+    trust_headers: list[Header] = Field(default_factory=list)
+    origin: Host | None = None
+    require_secret: Truth = True
+    waf_arn: str | None = None
+    log_arn: str | None = None
+    price_class: Literal["PriceClass_All", "PriceClass_200", "PriceClass_100"] = "PriceClass_All"
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
 class Waypoint(Model):
     """The door for callers inside the mesh."""
 
@@ -267,6 +291,11 @@ class Settings(Model):
     windows: Windows = Windows()
     gateway: Gateway = Gateway()
     waypoint: Waypoint = Waypoint()
+    edge: Edge | None = None
+    origin_secret: str | None = Field(default=None, repr=False)
+    """What the edge shows the gateway."""
+    origin_secret_before: str | None = Field(default=None, repr=False)
+    """What it showed before, which the gateway takes until it is gone from the settings."""
     alerts: Alerts | None = None
     route_header: Truth = True
     rejected: list[Image] = Field(default_factory=list)

@@ -46,6 +46,7 @@ def summary(written: Mapping[str, Mapping[str, Any]], settings: Settings) -> dic
         "services": services,
         "gatewayUrl": f"{scheme}://{hosts[0]}" if hosts else None,
         "edgeDomain": None,
+        "edge": None,
         "windows": {"serve": settings.windows.serve, "serving": settings.serving},
         "rejected": sorted({image for entry in entries.values() for image in entry.route.rejected}),
         "override": settings.override.model_dump(mode="json", by_alias=True) if settings.override else None,

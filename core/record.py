@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from core import routes
+from core import edge, routes
 from core.model import Settings
 from policies import weights
 
@@ -74,6 +74,10 @@ def _number(text: str, otherwise: int) -> int:
     return int(text) if text.isdigit() else otherwise
 
 
+def _words(found: Mapping[str, str], key: str) -> frozenset[str]:
+    return frozenset(filter(None, found.get(key, "").split(",")))
+
+
 def _moment(text: str) -> datetime | None:
     try:
         return datetime.strptime(text, weights.STAMP).replace(tzinfo=UTC)
@@ -107,8 +111,8 @@ def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any]
         halted=found.get("halted") == "true",
         ports=found.get("ports", ""),
         steps=_ladder(found.get("steps", "")),
-        opened=opened,
-        shielded=shielded,
+        opened=opened | _words(found, "opened"),
+        shielded=shielded | _words(found, "shielded"),
         since=_moment(found.get("since", "")),
         reached=_number(found.get("reached", ""), 0),
         rejected=tuple(filter(None, found.get("rejected", "").split(","))),
@@ -127,6 +131,8 @@ def wanted(name: str, settings: Settings, old: weights.Route | None = None) -> w
     """The route that the settings ask for after `old`, what is remembered of which goes on."""
     service = settings.services[name]
     opened, shielded = routes.exposure(routes.virtual_service_spec(name, settings)["http"])
+    opened |= edge.opened(name, settings, old.opened if old else frozenset())
+    shielded |= edge.shielded(name, settings, old.shielded if old else frozenset())
     own = {weights.repository(track.image) for _, track in service.tracks()}
     listed = [image for image in settings.rejected if weights.repository(image) in own]
     route = weights.Route(
@@ -142,6 +148,12 @@ def wanted(name: str, settings: Settings, old: weights.Route | None = None) -> w
     )
     closed = service.canary is not None and not settings.serving and not settings.halted
     return replace(route, reached=min(settings.weight, weights.reach(old, route)) if closed else 0)
+
+
+def edge_notes(name: str, settings: Settings) -> dict[str, str]:
+    """What the edge opens and shields: it is not in the route, and a wider list has to be told from a narrower one."""
+    found = {"opened": edge.opened(name, settings), "shielded": edge.shielded(name, settings)}
+    return {f"{PREFIX}{key}": ",".join(sorted(words)) for key, words in found.items() if words}
 
 
 def share_note(new: weights.Route) -> dict[str, str]:

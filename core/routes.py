@@ -21,6 +21,9 @@ WAYPOINT = "waypoint"
 
 STAMP, STAMP_REASON = matches.RESERVED_HEADERS
 
+ORIGIN_SECRET = "x-origin-secret"
+"""Header by which the gateway knows the edge."""
+
 RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled,reset-before-request,retriable-status-codes"
 """Istio's default conditions, and requests that a closing connection never took: each is safe to send again."""
 
@@ -99,6 +102,8 @@ def _http(name: str, service: Service, settings: Settings) -> Iterator[dict[str,
             retry_on = GRPC_RETRY_ON if service.protocol == "grpc" else RETRY_ON
             retries |= {"perTryTimeout": f"{service.timeout}s", "retryOn": retry_on}
         found = {"name": title, "route": legs, "timeout": f"{service.timeout}s", "retries": retries}
+        if settings.edge is not None:  # what the edge shows the gateway is no business of the services
+            found["headers"] = {"request": {"remove": [ORIGIN_SECRET]}}
         return found | ({"match": list(match)} if match else {})
 
     def stamped(stamp: Mapping[str, str], reason: str | None = None) -> list[dict[str, Any]]:

@@ -147,6 +147,19 @@ DEBIAN = (
         without="alerts of the lab are not delivered",
     ),
     DebianPackage(
+        "njs",
+        {"njs": "usr/bin/njs"},
+        unpack=True,
+        without="the functions of the edge cannot be tried: tests/edge and the edge's benchmark are skipped",
+    ),
+    DebianPackage("nginx", {"nginx": "usr/sbin/nginx"}, unpack=True, without="the lab has no edge"),
+    DebianPackage(
+        "libnginx-mod-http-js",
+        {"ngx_http_js_module.so": "usr/lib/nginx/modules/ngx_http_js_module.so"},
+        unpack=True,
+        without="the lab has no edge",
+    ),
+    DebianPackage(
         "iproute2",
         {"ip": "sbin/ip"},
         unpack=False,
