@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
-SOURCES := *.py components core policies lab tests
+SOURCES := *.py components core policies rollout lab tests
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-python demo test check lab lab-down lab-status bench golden lock

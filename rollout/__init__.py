@@ -1,0 +1,1 @@
+"""The `rollout` command: walks the ladder on evidence, reverts, and keeps what it saw."""
