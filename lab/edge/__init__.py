@@ -1,0 +1,143 @@
+"""Two edge nodes that stand in for CloudFront: nginx with njs 0.7.9 runs the functions as published in ministack.
+
+`edge` is as current as the last poll; `late` sees writes to the store `LAB_EDGE_LAG` seconds late (60), as a real edge
+location may.  `watch` copies code, settings and stores to both.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from lab.namespace import LabError
+from lab.paths import LAB
+
+FOLDER = LAB / "edge"
+NODES = {"edge": 9080, "late": 9081}
+"""Ports, on all addresses of the lab; CloudFront's own are 80 and 443, and those are the gateway's here."""
+
+VIEWER = "x-lab-viewer"
+"""Header of the lab alone: the address that the viewer is to have.  Without it, that of the connection."""
+
+LAG = FOLDER / "lag"
+"""Seconds by which `late` is late; read at each poll, so a test may change it."""
+
+POLLED = FOLDER / "polled"
+"""When the last poll that went through began, Unix time."""
+
+_SPACE = "{http://cloudfront.amazonaws.com/doc/2020-05-31/}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """What a node needs to know of one.  `functions` are names by event, `headers` go to the origin as they are."""
+
+    id: str
+    aliases: tuple[str, ...]
+    origin: str
+    port: int
+    read_timeout: int
+    headers: dict[str, str] = field(repr=False)  # the origin secret is among them
+    cache_policy: str
+    functions: dict[str, str]
+
+
+class Aws:
+    """The few calls of CloudFront that a node makes, unsigned: ministack asks for no signature."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint.rstrip("/")
+
+    def get(self, path: str) -> bytes:
+        """The answer to a GET; `OSError` where there is none, or it is an error."""
+        with urllib.request.urlopen(f"{self._endpoint}{path}", timeout=5) as answer:
+            found: bytes = answer.read()
+        return found
+
+    def xml(self, path: str) -> ElementTree.Element:
+        """The same below CloudFront's API version, as XML."""
+        return ElementTree.fromstring(self.get(f"/2020-05-31/{path}"))
+
+    def distributions(self) -> list[Distribution]:
+        """All that are enabled."""
+        listed = all_of(self.xml("distribution"), "DistributionSummary")
+        return [_distribution(one) for one in listed if text(one, "Enabled") == "true"]
+
+
+def _distribution(one: ElementTree.Element) -> Distribution:
+    """LabError for what a node would have to leave out and still call itself an edge."""
+    title, origins = text(one, "Id"), all_of(one, "Origin")
+    behavior = one.find(f"{_SPACE}DefaultCacheBehavior")
+    if len(origins) != 1 or behavior is None or all_of(one, "CacheBehavior") or all_of(one, "CustomErrorResponse"):
+        raise LabError(f"distribution {title}: the lab's edge knows one origin, one behavior and no error pages")
+    if text(origins[0], "OriginProtocolPolicy") != "http-only":
+        raise LabError(f"distribution {title}: the lab's edge calls origins over HTTP only")
+    pairs = [(text(one, "EventType"), text(one, "FunctionARN")) for one in all_of(behavior, "FunctionAssociation")]
+    headers = [(text(one, "HeaderName"), text(one, "HeaderValue")) for one in all_of(origins[0], "OriginCustomHeader")]
+    return Distribution(
+        id=title,
+        aliases=tuple(one.text or "" for one in all_of(one, "CNAME")),
+        origin=text(origins[0], "DomainName"),
+        port=int(text(origins[0], "HTTPPort")),
+        read_timeout=int(text(origins[0], "OriginReadTimeout") or 30),
+        headers=dict(headers),
+        cache_policy=text(behavior, "CachePolicyId"),
+        functions={event: arn.rpartition("/")[2] for event, arn in pairs},
+    )
+
+
+def all_of(node: ElementTree.Element, tag: str) -> list[ElementTree.Element]:
+    """Every element of that name below `node`."""
+    return list(node.iter(f"{_SPACE}{tag}"))
+
+
+def text(node: ElementTree.Element, tag: str) -> str:
+    """The text of the first element of that name, or nothing."""
+    return next((one.text or "" for one in all_of(node, tag)), "")
+
+
+def origin_headers(endpoint: str, host: str) -> dict[str, str]:
+    """What the edge adds to requests for `host`; none where no distribution has that alias."""
+    try:
+        found = [one for one in Aws(endpoint).distributions() if host in one.aliases]
+    except (OSError, urllib.error.URLError) as error:
+        raise LabError(f"{endpoint} does not say what the edge sends to the gateway: {error}") from error
+    return found[0].headers if found else {}
+
+
+def settle(seconds: float = 30) -> None:
+    """Waits until the node `edge` has what was published and stored before the call."""
+    began = time.time()
+    for _ in _until(began + seconds):
+        if POLLED.exists() and float(POLLED.read_text() or 0) > began:
+            return
+    raise LabError(f"the edge has not looked for {seconds} s: see .lab/logs/edge.log")
+
+
+def set_lag(seconds: float) -> None:
+    """By how much the node `late` is late from now on."""
+    write(LAG, str(seconds))
+    settle()
+
+
+def _until(deadline: float) -> Iterator[None]:
+    while time.time() < deadline:
+        yield
+        time.sleep(0.05)
+
+
+def write(path: Path, content: str) -> bool:
+    """Whether it was another content; the file changes as a whole, and nobody else reads it."""
+    if path.exists() and path.read_text() == content:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    aside.touch(mode=0o600)
+    aside.write_text(content)
+    aside.replace(path)
+    return True
