@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
 
-from lab.edge import FOLDER, LAG, NODES, POLLED, VIEWER, Aws, Distribution, all_of, text, write
+from lab.edge import FOLDER, LAG, NODES, POLLED, VIEWER, Aws, Distribution, all_of, write
 from lab.namespace import LabError
 from lab.parts import find
 
@@ -38,7 +38,7 @@ events {{ worker_connections 8192; }}
 http {{
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    log_format lab escape=json '{{"at": $msec, "host": "$host", "uri": "$uri", "status": $status, "data": "$edge_log"}}';
+    log_format lab escape=json '{{"at": $msec, "uri": "$uri", "status": $status, "data": "$edge_log"}}';
     js_var $edge_log;
     access_log {folder}/access.jsonl lab;
     keepalive_timeout 3600s; keepalive_requests 10000000; client_max_body_size 0;
@@ -161,7 +161,8 @@ class Node:
         for event, what in WITHOUT.items():
             code = one.code.get(event, f"function handler(event) {{ return event.{what}; }}")
             files[f"{event}.js"] = f"{code}\nexport default {{handler: handler}};\n"
-        return any([write(folder / name, content) for name, content in files.items()])
+        changed = [write(folder / name, content) for name, content in files.items()]
+        return any(changed)
 
     def _store(self, one: Seen, before: float, now: float) -> None:
         """What was stored at `before`; a store that nobody has heard of yet is not there."""
