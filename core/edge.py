@@ -272,7 +272,8 @@ LOG_FIELDS = (
     "timestamp(ms)", "x-edge-location", "x-edge-request-id", "c-ip", "cs-method", "cs(Host)", "cs-uri-stem",
     "sc-status", "x-edge-result-type", "time-taken", "time-to-first-byte", "cs-protocol", "viewer-request-log-data",
 )  # fmt: skip
-"""What the access log has of a request; the last is `arm reason generation`, from the function."""
+"""What the access log has of a request, by the names in the guide to standard logging (v2).  The last is `arm reason
+generation` from the function, URL-encoded."""
 
 
 # --- what the gateway is asked for ---

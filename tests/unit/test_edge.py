@@ -190,6 +190,13 @@ def lists(
     return raw(weight, greenCidrs=green or [], blueCidrs=blue or [], **more)
 
 
+def bare(weight: int = 5, **edge: Any) -> dict[str, Any]:
+    """Without rules, so that nothing but the weight and the lists leads to canary."""
+    config = lists(weight, **edge)
+    del config["services"]["web"]["rules"]
+    return config
+
+
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
     ("the same", lists(green=["203.0.113.0/24"]), lists(green=["203.0.113.0/24"]), False),
     ("added", lists(), lists(green=["203.0.113.0/24"]), True),
@@ -200,6 +207,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
     ("reverted and widened", lists(5, green=["203.0.113.0/25"]), lists(0, green=["203.0.113.0/24"]), False),
     ("halted and widened", lists(5), changed(lists(5, green=["203.0.113.0/24"]), halted=True), False),
     ("fewer are kept away", lists(blue=["198.51.100.0/24"]), lists(blue=["198.51.100.0/25"]), True),
+    ("fewer, beside the weight alone", bare(blue=["198.51.100.0/24"]), bare(), True),
+    ("fewer, with no way to canary", bare(0, blue=["198.51.100.0/24"]), bare(0), False),
+    ("reverted, and fewer", bare(blue=["198.51.100.0/24"]), bare(0), False),
     ("more are kept away", lists(blue=["198.51.100.0/25"]), lists(blue=["198.51.100.0/24"]), False),
     ("a header is trusted", lists(), lists(trustHeaders=["x-canary"]), True),
     ("one that no rule reads is", lists(), lists(trustHeaders=["x-other"]), False),
