@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lab.namespace import API_IP, HOSTS
+from lab.namespace import API_IP, FIXED_HOSTS, HOSTS
 
 PODS = ipaddress.IPv4Network("10.244.0.0/16")
 INGRESS = ("istio-ingress", "istio-ingressgateway")
@@ -98,12 +98,12 @@ class HostsFile:
     that a reader in between misses nothing that was there."""
 
     def __init__(self) -> None:
-        self._lines = ["127.0.0.1 localhost", "::1 localhost"]
+        self._lines = [*FIXED_HOSTS]
 
     def write(self, names: Mapping[str, str]) -> None:
         wanted = [f"{address} {name}" for name, address in names.items()]
-        kept = [line for line in self._lines[2:] if line in wanted]
-        lines = self._lines[:2] + kept + sorted(set(wanted) - set(kept))
+        kept = [line for line in self._lines[len(FIXED_HOSTS) :] if line in wanted]
+        lines = [*FIXED_HOSTS, *kept, *sorted(set(wanted) - set(kept))]
         if lines == self._lines and HOSTS.stat().st_size:
             return
         self._lines = lines

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import charts, monitoring, parts, plugins
+from lab import aws, charts, monitoring, parts, plugins
 from lab.control_plane import binary
 from lab.namespace import LabError, State, environment, write_atomic
 from lab.paths import LAB, ROOT
@@ -39,7 +39,7 @@ def prepare(state: State) -> None:
         "EDGE_URL": "",
         "PROMETHEUS_URL": monitoring.PROMETHEUS_URL if found["prometheus"].real else "",
         "ALERTMANAGER_URL": monitoring.ALERTMANAGER_URL if found["alertmanager"].real else "",
-        "AWS_ENDPOINT_URL": "",
+        **aws.ENVIRONMENT,
         "LAB_CHARTS": str(_charts()),
     }
     lines = [f"export {name}={shlex.quote(value)}" for name, value in state.environment.items()]

@@ -73,7 +73,7 @@ def _begin(earlier: State | None) -> State:
     pki.create(LAB / "pki", LAB / "kubeconfig")
     state.supervisor = _start_supervisor()
     state.save()
-    say("etcd, API server, Prometheus, Alertmanager and telemetry are starting")
+    say("etcd, API server, AWS, Prometheus, Alertmanager and telemetry are starting")
     return state
 
 

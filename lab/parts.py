@@ -165,7 +165,7 @@ def all_parts() -> list[Part]:
     with ThreadPoolExecutor(max_workers=8) as pool:
         listed = list(pool.map(lambda known: _describe(known, versions), _KNOWN))
     versions.save()
-    return [*listed, _crds(), *_NOT_RUN]
+    return [*listed, _crds(), _aws(), *_NOT_RUN]
 
 
 def _describe(known: _Known, versions: _Versions) -> Part:
@@ -196,6 +196,21 @@ def _crds() -> Part:
     pins = [pin for pin in pins if pin.startswith(("api ", "gateway-api "))]
     version = ", ".join(pin.replace("api v", "istio v", 1) if pin.startswith("api ") else pin for pin in pins)
     return Part("crds", True, version, str(path), "files of the Go modules istio.io/api and sigs.k8s.io/gateway-api")
+
+
+def _aws() -> Part:
+    path = find("ministack")
+    pin = re.search(r"^ministack==(\S+)", toolchain.MINISTACK_LOCK.read_text(), re.M)
+    why = (
+        "no package registry serves AWS; PyPI package ministack stands in, with limits and faults of lab/aws_server.py"
+    )
+    return Part(
+        "aws-api",
+        False,
+        f"ministack {pin[1]}" if path and pin else "",
+        str(path) if path else None,
+        why if path else "PyPI package ministack is not installed yet: run python3 -m lab.setup",
+    )
 
 
 def _origin(name: str, path: Path) -> str:

@@ -1,9 +1,9 @@
 """Set-up: everything the lab and the checks need, installed once into the cache and found there ever after.
 
-Runs on the system's `python3` with the standard library alone. Three things go on side by side: the Python
-packages of requirements.txt, the Debian packages, and the Go tools (built one after another, since each keeps
-all cores busy). Whatever is made is made elsewhere and renamed into place, or marked complete last, under a lock
-of its own: two runs at once share the work, and an interrupted one is simply repeated.
+Runs on the system's `python3` with the standard library alone. Four things go on side by side: the Python
+packages of requirements.txt, ministack, the Debian packages, and the Go tools (built one after another, since
+each keeps all cores busy). Whatever is made is made elsewhere and renamed into place, or marked complete last,
+under a lock of its own: two runs at once share the work, and an interrupted one is simply repeated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,18 @@ from types import FrameType
 from lab import parts, toolchain
 from lab.paths import CACHE, ROOT, VENV
 from lab.steps import Progress, Runner, SetupError, made_aside
-from lab.toolchain import DEBIAN, FLAGGER, GO_LOCK, GO_MINIMUM, GO_TOOLS, DebianPackage, GoTool, digest
+from lab.toolchain import (
+    DEBIAN,
+    FLAGGER,
+    GO_LOCK,
+    GO_MINIMUM,
+    GO_TOOLS,
+    MINISTACK_LOCK,
+    DebianPackage,
+    GoTool,
+    is_complete,
+    venv_directory,
+)
 
 REQUIREMENTS = ROOT / "requirements.txt"
 # Hashes of the lock only, wheels only (nothing is compiled by surprise), and byte code at first import,
@@ -39,17 +50,6 @@ PIP_INSTALL = (
 
 
 # --- Python packages ----------------------------------------------------------------------------------------
-
-
-def venv_directory(name: str, lock_file: Path) -> Path:
-    """Where the environment of that lock file is for this very Python."""
-    python = f"{sys.implementation.cache_tag} {sys.base_prefix}"
-    return CACHE / f"{name}-{digest([lock_file.read_bytes(), python.encode()])}"
-
-
-def is_complete(venv: Path) -> bool:
-    # The interpreter is a link: it dangles when the Python it was made from is gone.
-    return (venv / ".complete").exists() and (venv / "bin" / "python").exists()
 
 
 def make_venv(runner: Runner, venv: Path, lock_file: Path, say: Callable[[str], None], lock: int) -> None:
@@ -87,6 +87,12 @@ def python_packages(runner: Runner) -> None:
     venv = venv_directory("venv", REQUIREMENTS)
     ensure_venv(runner, venv, REQUIREMENTS, "python", "making the environment")
     link_venv(venv)
+
+
+def ministack(runner: Runner) -> None:
+    """The stand-in of AWS, which pins botocore: in an environment of its own."""
+    venv = venv_directory("ministack", MINISTACK_LOCK)
+    ensure_venv(runner, venv, MINISTACK_LOCK, "ministack", "making the environment")
 
 
 def link_venv(venv: Path) -> None:
@@ -267,7 +273,7 @@ def module_directory(runner: Runner, go: Path, tool: GoTool, module: str, lock: 
 def set_up(python_only: bool, flagger: bool = False) -> list[str]:
     """Does what is missing, side by side; returns warnings. Every failure is reported, not just the first."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with Progress() as progress, ThreadPoolExecutor(3) as pool:
+    with Progress() as progress, ThreadPoolExecutor(4) as pool:
         runner = Runner(progress)
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -278,6 +284,7 @@ def set_up(python_only: bool, flagger: bool = False) -> list[str]:
         debian: Future[list[str]] | None = None
         if not python_only:
             debian = pool.submit(debian_packages, runner)
+            jobs.append(pool.submit(ministack, runner))
             if tools := missing_go_tools(flagger):
                 jobs.append(pool.submit(go_tools, runner, tools))
         try:
