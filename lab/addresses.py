@@ -68,6 +68,11 @@ def wanted_balancer_address(service: Mapping[str, Any]) -> str:
     return str(service["spec"]["clusterIP"]).replace("10.96.", "10.99.", 1)
 
 
+def balancer_name(service: Mapping[str, Any]) -> str:
+    """Its name, as a cloud gives it: for an origin of the edge, which takes no address."""
+    return f"{service['metadata']['name']}.{service['metadata']['namespace']}.lb.lab.test"
+
+
 def balancer_address(service: Mapping[str, Any]) -> str | None:
     for entry in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []:
         return str(entry.get("ip"))

@@ -18,6 +18,7 @@ from typing import Any
 
 from lab import aws, control_plane, monitoring, namespace
 from lab.control_plane import Command
+from lab.edge import part as edge_part
 from lab.kube import Api
 from lab.namespace import LabError, Process
 from lab.paths import LAB, ROOT
@@ -98,6 +99,7 @@ class Supervisor:
                 await control_plane.mark(api, self._state.id)
                 await self._start(control_plane.controller_manager(), python_part("node", "lab.node"))
                 await asyncio.gather(control_plane.prepare(api), aws.wait_ready())
+                await self._start(edge_part.command())
             self._phase = "ready"
         except Exception as error:  # noqa: BLE001 - whatever it is, `lab up` has to hear of it
             self._phase = f"failed: {type(error).__name__} {error}"

@@ -1,11 +1,12 @@
 """Two edge nodes that stand in for CloudFront: nginx with njs 0.7.9 runs the functions as published in ministack.
 
-`edge` is as current as the last poll; `late` sees writes to the store `LAB_EDGE_LAG` seconds late (60), as a real edge
-location may.  `watch` copies code, settings and stores to both.
+`edge` is as current as the last poll; `edge_late` sees writes to the store `LAB_EDGE_LAG` seconds late (60), as a real
+edge location may.  `watch` copies code, settings and stores to both.  Standard library only: `lab load` asks here.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.error
 import urllib.request
@@ -18,14 +19,14 @@ from lab.namespace import LabError
 from lab.paths import LAB
 
 FOLDER = LAB / "edge"
-NODES = {"edge": 9080, "late": 9081}
+NODES = {"edge": 9080, "edge_late": 9081}
 """Ports, on all addresses of the lab; CloudFront's own are 80 and 443, and those are the gateway's here."""
 
 VIEWER = "x-lab-viewer"
 """Header of the lab alone: the address that the viewer is to have.  Without it, that of the connection."""
 
 LAG = FOLDER / "lag"
-"""Seconds by which `late` is late; read at each poll, so a test may change it."""
+"""Seconds by which `edge_late` is late; read at each poll, so a test may change it."""
 
 POLLED = FOLDER / "polled"
 """When the last poll that went through began, Unix time."""
@@ -110,6 +111,19 @@ def origin_headers(endpoint: str, host: str) -> dict[str, str]:
     return found[0].headers if found else {}
 
 
+def told() -> dict[str, str]:
+    """For `lab status`: what each node reads of the percentage, by node and distribution."""
+    found = {}
+    for name in NODES:
+        for folder in sorted((FOLDER / name).glob("*/node.js")):
+            store = folder.with_name("store.json")
+            values = json.loads(store.read_text()) if store.exists() else {}
+            found[f"{name} reads"] = values.get("green_percentage", "no store: everybody is blue")
+    if found:
+        found["edge_late is late"] = f"{LAG.read_text()} s"
+    return found
+
+
 def settle(seconds: float = 30) -> None:
     """Waits until the node `edge` has what was published and stored before the call."""
     began = time.time()
@@ -120,7 +134,7 @@ def settle(seconds: float = 30) -> None:
 
 
 def set_lag(seconds: float) -> None:
-    """By how much the node `late` is late from now on."""
+    """By how much the node `edge_late` is late from now on."""
     write(LAG, str(seconds))
     settle()
 

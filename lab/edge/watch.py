@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import quote
 
 from lab.edge import FOLDER, LAG, NODES, POLLED, VIEWER, Aws, Distribution, all_of, write
 from lab.namespace import LabError
@@ -100,9 +101,11 @@ class Looker:
 
     def _store(self, arn: str) -> dict[str, str] | None:
         try:
-            found: dict[str, list[dict[str, str]]] = json.loads(self._aws.get(f"/key-value-stores/{arn}/keys"))
+            found: dict[str, list[dict[str, str]]] = json.loads(
+                self._aws.get(f"/key-value-stores/{quote(arn, safe='')}/keys")
+            )
         except HTTPError as error:
-            if error.code == 404:
+            if error.code in (404, 409):  # gone, or not READY
                 return None
             raise
         return {item["Key"]: item["Value"] for item in found["Items"]}
@@ -245,7 +248,7 @@ def main() -> int:
             try:
                 seen = looker.look()
                 for node in nodes:
-                    node.update(seen, float(LAG.read_text()) if node.name == "late" else 0, now)
+                    node.update(seen, float(LAG.read_text()) if node.name == "edge_late" else 0, now)
                 write(POLLED, str(now))
                 trouble = ""
             except (OSError, LabError) as error:
