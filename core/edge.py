@@ -60,14 +60,18 @@ def trusted(settings: Settings, edge: Edge) -> list[str]:
     return sorted(set(map(str.lower, edge.trust_headers)) & set(used_headers(settings)))
 
 
+def removed(settings: Settings, edge: Edge) -> set[str]:
+    """Headers that the function takes from viewers."""
+    return set(used_headers(settings)) - set(trusted(settings, edge)) - UNREMOVABLE
+
+
 def code(event: str, settings: Settings, edge: Edge) -> str:
     """The function as published: its source, the headers that it removes, and what both functions share."""
     source, shared = ((SOURCES / name).read_text() for name in (FUNCTIONS[event], "bucket.js"))
-    removed = sorted(set(used_headers(settings)) - set(trusted(settings, edge)) - UNREMOVABLE)
     if event == "viewer-request":
         before, found, after = source.partition("const REMOVED = [];")
         assert found, "the source has a place for the headers that rules read"
-        source = f"{before}const REMOVED = {json.dumps(removed)};{after}"
+        source = f"{before}const REMOVED = {json.dumps(sorted(removed(settings, edge)))};{after}"
     return source + shared
 
 

@@ -82,7 +82,8 @@ function eventOf(r, type) {
         if (name === 'cookie') {
             pair[1].split(';').forEach((crumb) => {
                 const at = crumb.indexOf('=');
-                request.cookies[crumb.slice(0, at).trim()] = {value: crumb.slice(at + 1).trim()};
+                const crumbName = crumb.slice(0, at).trim();
+                request.cookies[crumbName] = request.cookies[crumbName] || {value: crumb.slice(at + 1).trim()};
             });
         } else if (name !== VIEWER && request.headers[name]) {
             const first = request.headers[name];
