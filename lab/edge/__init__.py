@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +45,7 @@ class Distribution:
     headers: dict[str, str] = field(repr=False)  # the origin secret is among them
     cache_policy: str
     functions: dict[str, str]
+    problem: str  # what a node would have to leave out and still call itself an edge
 
 
 class Aws:
@@ -71,24 +71,25 @@ class Aws:
 
 
 def _distribution(one: ElementTree.Element) -> Distribution:
-    """LabError for what a node would have to leave out and still call itself an edge."""
-    title, origins = text(one, "Id"), all_of(one, "Origin")
-    behavior = one.find(f"{_SPACE}DefaultCacheBehavior")
-    if len(origins) != 1 or behavior is None or all_of(one, "CacheBehavior") or all_of(one, "CustomErrorResponse"):
-        raise LabError(f"distribution {title}: the lab's edge knows one origin, one behavior and no error pages")
-    if text(origins[0], "OriginProtocolPolicy") != "http-only":
-        raise LabError(f"distribution {title}: the lab's edge calls origins over HTTP only")
+    origins, behavior = all_of(one, "Origin"), one.find(f"{_SPACE}DefaultCacheBehavior")
+    assert behavior is not None
     pairs = [(text(one, "EventType"), text(one, "FunctionARN")) for one in all_of(behavior, "FunctionAssociation")]
-    headers = [(text(one, "HeaderName"), text(one, "HeaderValue")) for one in all_of(origins[0], "OriginCustomHeader")]
+    headers = [(text(one, "HeaderName"), text(one, "HeaderValue")) for one in all_of(one, "OriginCustomHeader")]
+    problem = ""
+    if len(origins) != 1 or all_of(one, "CacheBehavior") or all_of(one, "CustomErrorResponse"):
+        problem = "the lab's edge knows one origin, one behavior and no error pages"
+    elif text(one, "OriginProtocolPolicy") != "http-only":
+        problem = "the lab's edge calls origins over HTTP only"
     return Distribution(
-        id=title,
+        id=text(one, "Id"),
         aliases=tuple(one.text or "" for one in all_of(one, "CNAME")),
         origin=text(origins[0], "DomainName"),
-        port=int(text(origins[0], "HTTPPort")),
+        port=int(text(origins[0], "HTTPPort") or 80),
         read_timeout=int(text(origins[0], "OriginReadTimeout") or 30),
         headers=dict(headers),
         cache_policy=text(behavior, "CachePolicyId"),
         functions={event: arn.rpartition("/")[2] for event, arn in pairs},
+        problem=problem,
     )
 
 
@@ -103,12 +104,12 @@ def text(node: ElementTree.Element, tag: str) -> str:
 
 
 def origin_headers(endpoint: str, host: str) -> dict[str, str]:
-    """What the edge adds to requests for `host`; none where no distribution has that alias."""
+    """What the edge adds to requests for `host`, or for any other where no distribution has that alias."""
     try:
-        found = [one for one in Aws(endpoint).distributions() if host in one.aliases]
-    except (OSError, urllib.error.URLError) as error:
+        found = Aws(endpoint).distributions()
+    except OSError as error:
         raise LabError(f"{endpoint} does not say what the edge sends to the gateway: {error}") from error
-    return found[0].headers if found else {}
+    return max(found, key=lambda one: host in one.aliases).headers if found else {}
 
 
 def told() -> dict[str, str]:

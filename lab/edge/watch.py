@@ -24,7 +24,6 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 
 from lab.edge import FOLDER, LAG, NODES, POLLED, VIEWER, Aws, Distribution, all_of, write
-from lab.namespace import LabError
 from lab.parts import find
 
 SECONDS = 0.5
@@ -182,6 +181,8 @@ class Node:
 
     def _server(self, one: Seen) -> str:
         found, names = one.distribution, _literals(one)
+        if found.problem:
+            return self._refusing(one, 502, found.problem)
         try:
             address = socket.gethostbyname(found.origin)
         except OSError:
@@ -251,7 +252,7 @@ def main() -> int:
                     node.update(seen, float(LAG.read_text()) if node.name == "edge_late" else 0, now)
                 write(POLLED, str(now))
                 trouble = ""
-            except (OSError, LabError) as error:
+            except OSError as error:
                 trouble = f"edge: nothing new: {error}"
             if trouble not in ("", said):
                 print(trouble, flush=True)
