@@ -41,6 +41,8 @@ from lab.toolchain import (
 )
 
 REQUIREMENTS = ROOT / "requirements.txt"
+CHECKS = {"njs"}
+"""Debian packages without which `make check` would leave tests out; unpacked into the cache, so nobody has to be root."""
 # Hashes of the lock only, wheels only (nothing is compiled by surprise), and byte code at first import,
 # because compiling pulumi_aws whole takes longer than installing everything.
 PIP_INSTALL = (
@@ -112,17 +114,19 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def missing_debian() -> list[DebianPackage]:
-    return [package for package in DEBIAN if any(parts.find(name) is None for name in package.provides)]
+def missing_debian(checks: bool) -> list[DebianPackage]:
+    """Of all, or of those that `make check` has a use for."""
+    wanted = (package for package in DEBIAN if package.name in CHECKS or not checks)
+    return [package for package in wanted if any(parts.find(name) is None for name in package.provides)]
 
 
-def debian_packages(runner: Runner) -> list[str]:
+def debian_packages(runner: Runner, checks: bool) -> list[str]:
     """Gets what is missing; returns a line for each one that cannot be had: what does not work without it."""
     warnings: list[str] = []
-    if not missing_debian():
+    if not missing_debian(checks):
         return warnings
     with runner.progress.task("debian", "looking for packages") as say, runner.locked("apt", say) as lock:
-        for package in missing_debian():
+        for package in missing_debian(checks):
             say(package.name)
             try:
                 debian_package(runner, package, lock)
@@ -281,15 +285,14 @@ def set_up(python_only: bool, flagger: bool = False) -> list[str]:
 
         previous = signal.signal(signal.SIGTERM, on_signal)
         jobs: list[Future[None]] = [pool.submit(python_packages, runner)]
-        debian: Future[list[str]] | None = None
+        debian = pool.submit(debian_packages, runner, python_only)
         if not python_only:
-            debian = pool.submit(debian_packages, runner)
             jobs.append(pool.submit(ministack, runner))
             if tools := missing_go_tools(flagger):
                 jobs.append(pool.submit(go_tools, runner, tools))
         try:
             problems = [problem for job in jobs if (problem := job.exception()) is not None]
-            warnings = debian.result() if debian is not None else []
+            warnings = debian.result()
         except KeyboardInterrupt:
             runner.stop()
             raise
@@ -307,7 +310,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python3 -m lab.setup", description="Install what the lab and the checks need."
     )
-    parser.add_argument("--python-only", action="store_true", help="only the Python packages (enough for `make check`)")
+    parser.add_argument(
+        "--python-only", action="store_true", help="only what `make check` needs: Python packages and njs"
+    )
     parser.add_argument("--flagger", action="store_true", help="Flagger and its load tester too")
     arguments = parser.parse_args()
     started = time.monotonic()
