@@ -218,8 +218,8 @@ async def _limit_keys(request: Request) -> None:
         sizes.append(key + value)
     if len(sizes) + len(content.get("Deletes") or []) > MOST_KEYS or sum(sizes) > MOST_BYTES:
         raise Refused(400, "ValidationException", f"more than {MOST_KEYS} keys or {MOST_BYTES} bytes in one request")
-    _, _, text = await _call(request, "GET", f"/key-value-stores/{quote(request.store, safe='')}")
-    if json.loads(text)["TotalSizeInBytes"] + sum(sizes) > LARGEST_STORE:  # what is overwritten counts twice
+    _, _, told = await _call(request, "GET", f"/key-value-stores/{quote(request.store, safe='')}")
+    if json.loads(told)["TotalSizeInBytes"] + sum(sizes) > LARGEST_STORE:  # what is overwritten counts twice
         raise Refused(402, "ServiceQuotaExceededException", f"the store would be larger than {LARGEST_STORE} bytes")
 
 
