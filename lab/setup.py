@@ -42,7 +42,7 @@ from lab.toolchain import (
 
 REQUIREMENTS = ROOT / "requirements.txt"
 CHECKS = {"njs"}
-"""Debian packages without which `make check` would leave tests out; unpacked into the cache, so nobody has to be root."""
+"""Debian packages without which `make check` would leave tests out; unpacked into the cache: nobody has to be root."""
 # Hashes of the lock only, wheels only (nothing is compiled by surprise), and byte code at first import,
 # because compiling pulumi_aws whole takes longer than installing everything.
 PIP_INSTALL = (
