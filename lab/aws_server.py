@@ -180,6 +180,8 @@ class Server:
         if request.store and status == 409:
             # As AWS says it; ministack says ConflictException.
             raise Refused(400, "ValidationException", "Pre-Condition failed")
+        if request.operation == "UpdateFunction":  # AWS answers, and SDKs read, a header with a typing error
+            headers = [*headers, *((b"ETtag", value) for name, value in headers if name.lower() == b"etag")]
         if request.operation == "DeleteKeyValueStore" and status < 300:
             # ministack would give the keys to the next store of that name.
             for arn in [arn for _, arn in cloudfront_keyvaluestore._stores.to_dict()]:

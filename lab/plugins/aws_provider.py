@@ -78,7 +78,8 @@ class Provider(serving.Servicer):
     @_answering
     def Diff(self, request: Any, context: Any) -> Any:
         kind = self._kind(request.urn)
-        old, new = (_inputs(protos.decode(bag)) for bag in (request.old_inputs, request.news))
+        state, new = (_inputs(protos.decode(bag)) for bag in (request.olds, request.news))
+        old = {key: value for key, value in state.items() if key not in kind.computed}
         paths = diff.changes(*aligned(kind.schema, old, new))
         replaces = diff.replacements(paths, kind.forced)
         # A name of the user's own cannot be there twice.
@@ -93,7 +94,7 @@ class Provider(serving.Servicer):
             return pb.CreateResponse(properties=protos.encode(_state(inputs, dict.fromkeys(kind.computed, UNKNOWN))))
         try:
             identity = kind.create(plain, request.timeout)
-            state = _state(inputs, kind.read(identity, plain) or {})
+            _, state = _recorded(kind, inputs, kind.read(identity, plain) or {})
         except Unfinished as error:
             raise Partial(error.identity, str(error), _state(inputs, {}), error, inputs) from error
         return pb.CreateResponse(id=identity, properties=protos.encode(state))
@@ -107,15 +108,7 @@ class Provider(serving.Servicer):
         found = kind.read(request.id, _inputs(state))
         if found is None:
             return pb.ReadResponse()
-        live = {key: value for key, value in found.items() if key not in kind.computed}
-        # As written, where AWS has the same in another order.
-        plain, seen = aligned(kind.schema, _inputs(old), live)
-        inputs = {**mark_secrets(plain if diff.changes(plain, seen) == {} else live, old)}
-        if not diff.changes(plain, seen):
-            inputs = mark_secrets(_inputs(old), old)
-        if _DEFAULTS in old:
-            inputs[_DEFAULTS] = old[_DEFAULTS]
-        outputs = _state(inputs, {key: value for key, value in found.items() if key in kind.computed})
+        inputs, outputs = _recorded(kind, old, found)
         return pb.ReadResponse(id=request.id, inputs=protos.encode(inputs), properties=protos.encode(outputs))
 
     @_answering
@@ -133,7 +126,7 @@ class Provider(serving.Servicer):
             raise Partial(request.id, str(error), left, error, inputs) from error
         if found is None:
             raise ValueError(f"updating {kind.title} ({request.id}): it is gone; `pulumi refresh`, then again")
-        return pb.UpdateResponse(properties=protos.encode(_state(inputs, found)))
+        return pb.UpdateResponse(properties=protos.encode(_recorded(kind, inputs, found)[1]))
 
     @_answering
     def Delete(self, request: Any, context: Any) -> Any:
@@ -156,9 +149,18 @@ def _inputs(bag: JSON) -> JSON:
     return {key: value for key, value in reveal(bag).items() if key != _DEFAULTS}
 
 
-def _state(inputs: JSON, found: JSON) -> JSON:
-    """Outputs: the inputs as AWS has them, what it added, and the secrets of the inputs kept."""
-    return mark_secrets({**_inputs(inputs), **found}, inputs)
+def _state(inputs: JSON, more: JSON) -> JSON:
+    """Outputs: the inputs, their secrets kept, and more."""
+    return {**{key: value for key, value in inputs.items() if key != _DEFAULTS}, **more}
+
+
+def _recorded(kind: Kind, inputs: JSON, found: JSON) -> tuple[JSON, JSON]:
+    """(inputs, outputs) as AWS has them; as they were written, where AWS has the same in another order."""
+    live = {key: value for key, value in found.items() if key not in kind.computed}
+    if diff.changes(*aligned(kind.schema, _inputs(inputs), live)):
+        defaults = {_DEFAULTS: inputs[_DEFAULTS]} if _DEFAULTS in inputs else {}
+        inputs = mark_secrets(live, inputs) | defaults
+    return inputs, _state(inputs, {key: value for key, value in found.items() if key in kind.computed})
 
 
 def main(arguments: list[str]) -> None:

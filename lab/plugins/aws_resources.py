@@ -244,7 +244,9 @@ class Keys(Kind):
         store = self._store(identity)
         if store is None:
             return None
-        pairs = [{"key": key, "value": value} for key, value in sorted(self._pairs(identity).items())]
+        before = {pair["key"]: "" for pair in state.get("resourceKeyValuePairs", [])}
+        have = self._pairs(identity)
+        pairs = [{"key": key, "value": have[key]} for key in {**before, **have} if key in have]
         found = {"keyValueStoreArn": identity, "maxBatchSize": state.get("maxBatchSize", 50)}
         return found | {"resourceKeyValuePairs": pairs, "totalSizeInBytes": store["TotalSizeInBytes"]}
 
