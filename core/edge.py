@@ -141,6 +141,11 @@ def problems(settings: Settings, edge: Edge) -> Iterator[_Line]:
     if (count := len(_key_headers(settings, edge))) > MOST_KEY_HEADERS:
         text = f"make {count} headers of the cache's key, those of all routes with them; {MOST_KEY_HEADERS} fit"
         yield ("edge", "trustHeaders"), len(edge.trust_headers), text
+    if (size := len(code("viewer-request", settings, edge).encode())) > LONGEST_CODE:
+        names = removed(settings, edge)
+        name = max(settings.services, key=lambda one: len(settings.services[one].rules))
+        text = f"make the function of the edge {size} bytes, and {LONGEST_CODE} fit; use fewer or shorter headers"
+        yield ("services", name, "rules"), f"{len(names)} headers to remove", text
     secrets = {"originSecret": settings.origin_secret, "originSecretBefore": settings.origin_secret_before}
     for field, secret in secrets.items():
         if secret is None and field == "originSecret":

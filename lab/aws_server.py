@@ -3,6 +3,7 @@
 It runs on ministack's own Python.  `PUT /_lab/faults` replaces the faults to come and answers with those left before:
 
     {"operation": "UpdateKeys", "times": 1, "code": "ThrottlingException", "status": 429, "message": "Rate exceeded"}
+    the same with "seconds": 30                                         after so long
     {"operation": "UpdateKeys", "times": 1, "overtaken": true}          another writer is faster, so the ETag is stale
     {"operation": "DescribeKeyValueStore", "times": 1, "provisioning": true}              the store is not READY (yet)
 """
@@ -165,6 +166,7 @@ class Server:
         fault = next((one for one in self.faults if one["operation"] == request.operation and one["times"] > 0), {})
         if fault:
             fault["times"] -= 1
+            await asyncio.sleep(fault.get("seconds", 0))
         if "code" in fault:
             raise Refused(fault.get("status", 400), fault["code"], fault.get("message", "as asked for"))
         if "overtaken" in fault:
