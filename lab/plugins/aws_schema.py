@@ -181,9 +181,9 @@ def checked(schema: Schema, value: Any, path: str, problems: list[tuple[str, str
             one = value.get(name)
             if one is None:
                 one = inner.default if isinstance(inner, Choice) else inner if isinstance(inner, str | int) else None
-            if one is not None:
+            if one not in (None, [], {}):
                 found[name] = checked(inner, one, at, problems)
-            elif required:
+            elif one is None and required:
                 problems.append((at, "Missing required argument"))
         return found
     if isinstance(schema, list) and isinstance(value, list):
