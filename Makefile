@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
+# Byte code halves every start of Python, and each `pulumi up` has five: also where the environment forbids it.
+export PYTHONDONTWRITEBYTECODE :=
 SOURCES := *.py components core policies rollout lab tests
 
 .DEFAULT_GOAL := help
