@@ -19,7 +19,7 @@ async def main() -> None:
             method, path, body = json.loads(line)
             try:
                 kind = kube.MERGE if method == "PATCH" else "application/json"
-                told = {"answer": await api.request(method, path, body, kind)}
+                told: kube.Json = {"answer": await api.request(method, path, body, kind)}
             except kube.ApiError as error:
                 told = {"refused": str(error)}
             print(json.dumps(told), flush=True)
