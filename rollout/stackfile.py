@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,8 @@ class StackFile:
                 raise self.stop(self.line(keys), f"{part} holds a value, and {way[-1]} cannot be set in it")
         if value is not None:
             at[way[-1]] = value
-        elif isinstance(at, list) or way[-1] in at:
-            del at[way[-1]]
+        elif way[-1] in at or isinstance(at, list):
+            del at[way[-1]]  # type: ignore[arg-type]
         self.text = _dumped(editor, data)
         self._read()
 
