@@ -198,7 +198,7 @@ def _report(file: Path, commit: str, now: datetime, live: tuple[Outputs | None, 
         "preview": preview.read_text()[:LONGEST_PREVIEW] if preview else None,
         "allowedFrom": weights.stamp(allowed_from) if allowed_from else None,
         "holdFrom": hold_from,
-        "undo": _undo(found["stack"], at, settings, pairs),
+        "undo": _undo(found["stack"], at, pairs),
     }
 
 
@@ -220,7 +220,8 @@ def _parsed(head: stackfile.StackFile) -> tuple[Settings | None, list[str], list
         warnings, known = [], [problem.path for problem in error.problems]
         problems = sorted({told(problem.path, problem.line()) for problem in error.problems})
     written = {f"{stackfile.PROJECT}:{key}": value for key, value in head.settings_raw.items()}
-    for fault in jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors({"config": written}):
+    for found in jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors({"config": written}):
+        fault = jsonschema.exceptions.best_match([found]) or found
         way = tuple(fault.absolute_path)[1:]
         way = (str(way[0]).removeprefix(f"{stackfile.PROJECT}:"), *way[1:]) if way else ()
         if not any(way == one[: len(way)] or one == way[: len(one)] for one in known):
@@ -251,8 +252,11 @@ def _before(file: Path, commit: str, base: Settings | None, live: tuple[Outputs 
         when = datetime.fromisoformat(_git("log", "-1", "--format=%cI", commit, "--", str(file)).strip())
         found = {name: replace(record.wanted(name, base), since=when) for name in base.services}
         return found, f"the base's commit, because what is live could not be read ({source})"
-    raw = _as_live(stackfile.StackFile(file, _git("show", f"{commit}:./{file}")).settings_raw, outputs)
-    there = checks.parse(raw)[0]
+    raw = stackfile.StackFile(file, _git("show", f"{commit}:./{file}")).settings_raw
+    try:
+        there = checks.parse(_as_live(raw, outputs))[0]
+    except checks.SettingsError:
+        return _before(file, commit, base, (None, f"it is not what {file} makes: {source}"))
     serving = (outputs.get("windows") or {}).get("serving", True)
     found = {}
     for name in there.services:
@@ -419,88 +423,71 @@ def _made_of(settings: Settings) -> Iterator[tuple[str, object]]:
         yield f"(what `canary:{key}` leads to)", getattr(settings, key)
 
 
-def _policies(stack: str, preview: Path | None) -> tuple[list[str], bool]:
-    """(what the policies said, whether a mandatory one objects), from the output of a preview."""
+def _policies(stack: str, preview: Path | None) -> tuple[str, bool]:
+    """(what the policies said, whether a mandatory one objects), from the text of a preview: its JSON has none."""
     if preview is None:
-        return [f"not looked at; `{PREVIEW} --stack {stack} > preview.txt`, then `--preview preview.txt`"], False
+        return f"not looked at; `{PREVIEW} --stack {stack} > preview.txt`, then `--preview preview.txt`", False
     text = re.sub(r"\x1b\[[\d;]*m", "", preview.read_text())
-    found: list[str] = []
-    if text.lstrip().startswith("{"):
-        for line in text.splitlines():
-            event = (json.loads(line) if line.startswith('{"') else {}).get("policyEvent")
-            if event:
-                name = event.get("resourceUrn", "").rpartition("::")[2]
-                found.append(
-                    f"[{event['enforcementLevel']}] {event['policyName']} ({name}): {event['message'].strip()}"
-                )
-    elif match := re.search(r"^Policies:\n((?: .*\n|\n(?= ))*)", text, re.MULTILINE):
-        found = [line.strip() for line in match[1].splitlines() if line.strip()]
-    return found or ["the preview says nothing of policies; give its text, with --policy-pack"], "[mandatory]" in str(
-        found
-    )
+    found = re.search(r"^Policies:\n((?: +\S.*\n)+)", text, re.MULTILINE)
+    if found is None:
+        return "the preview says nothing of them; give its text (not --json), with --policy-pack", False
+    return found[1].rstrip(), "[mandatory" in found[1]
 
 
-def _undo(stack: str, at: str, settings: Settings, pairs: step.Pairs) -> str:
-    up = f"`pulumi up --stack {stack} --skip-preview --yes`"
-    gone = f"nobody gets canary: {at} `canary:weight: 0` (`canary:halted: true` shuts rules and cohorts too), then {up}"
-    kinds = {_kind(old, new) for old, new in pairs.values()}
-    if "promotion" in kinds:
-        return f"`git revert` this change, then {up}: the former stable may come back, to any weight at once"
-    lower = {old.weight for old, new in pairs.values() if old is not None and 0 < old.weight < new.weight}
-    one = [f"one step: {at} `canary:weight: {weight}`, then {up}" for weight in sorted(lower)]
-    if not any(weights.rises(old, new) for old, new in pairs.values()):
-        one = ["what goes down comes up again by the rules, one rung at a time"]
-    return "; ".join([*one, f"{gone}; never refused"])
+def _undo(stack: str, at: str, pairs: step.Pairs) -> list[str]:
+    """The edits that lead back, and the command after them."""
+    found = [f"{at}: `canary:weight: 0`: nobody by weight; `canary:halted: true` shuts rules and cohorts too"]
+    if any(weights.promotes(old, new) for old, new in pairs.values()):
+        found = ["`git revert` of this change: the former stable may come back, and take any weight at once"]
+    elif not any(weights.rises(old, new) for old, new in pairs.values()):
+        found = ["up again by the rules, one rung at a time; down, and to 0, at any time"]
+    else:
+        lower = {old.weight for old, new in pairs.values() if old is not None and 0 < old.weight < new.weight}
+        found += [f"{at}: `canary:weight: {weight}`: back to before" for weight in sorted(lower)]
+    return [*found, f"then `pulumi up --stack {stack} --skip-preview --yes`; the way down is never refused"]
 
 
 # --- Markdown ---
 
 
 def markdown(whole: Mapping[str, Any]) -> str:
-    """The comment of a pull request."""
+    """The comment of a pull request; its first line is how the comment is found again."""
     lines = ["<!-- rollout check -->", f"### Rollout, as of {whole['at']}", ""]
     if not whole["stacks"]:
         lines.append(f"No stack file differs from {whole['base']}.")
     for one in whole["stacks"]:
         lines += _section(one)
-    return "\n".join(lines).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
 def _section(one: Report) -> Iterator[str]:
     ends = {"allowed": "allowed now", "held": f"held until {one.get('allowedFrom')}", "refused": "**refused**"}
     yield from (f"#### Stack `{one['stack']}`: {ends.get(one['verdict'], '**unusable**')}", "")
-    for kind in ("problems", "refused"):
-        yield from (f"- {line}" for line in one.get(kind, ()))
-    yield from (f"- {line}" for line in one.get("excepted", ()))
-    yield from (f"- Warning: {line}" for line in one["warnings"])
-    yield ""
+    for kind, word in (("problems", ""), ("refused", ""), ("excepted", ""), ("warnings", "Warning: ")):
+        yield from (f"- {word}{line}" for line in one.get(kind, ()))
     if "services" not in one:
         return
     rows: dict[tuple[str, ...], list[str]] = {}
+    cells: tuple[str, ...]
     for row in one["services"]:
         share = f"{row['from']} % → {row['to']} %" if row["from"] != row["to"] else f"{row['to']} %"
-        rows.setdefault((row["kind"], share, row["rung"], "; ".join(row["exposed"]) or "nobody"), []).append(
-            row["service"]
-        )
+        cells = (row["kind"], share, row["rung"], "; ".join(row["exposed"]) or "nobody")
+        rows.setdefault(cells, []).append(row["service"])
+    yield ""
     if rows:
         yield from ("| service | change | canary's share | rung | newly exposed |", "|---|---|---|---|---|")
     for cells, names in rows.items():
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in (_names(names), *cells)) + " |"
-    yield from ("", one["audience"], "") if rows else ("No service changes.", "")
-    yield f"- Expected to change: {', '.join(one['expected']) or 'nothing'}"
-    yield f"- Policies: {one['policies'][0] if len(one['policies']) == 1 else ''}"
-    yield from (f"  - {line}" for line in one["policies"] if len(one["policies"]) > 1)
-    yield f"- Allowed from: {one['allowedFrom'] or 'never, as it is'}; holds are counted from {one['holdFrom']}"
-    yield from (f"- Undo: {one['undo']}", "")
+    yield from ("", one["audience"] if rows else "No service changes.", "")
+    yield f"- Expected to change: {_names(one['expected']) or 'nothing'}"
+    now = "" if one["verdict"] == "held" else "now" if one["verdict"] == "allowed" else "never, as it is"
+    yield f"- Allowed from: {now or one['allowedFrom']}; holds are counted from {one['holdFrom']}"
+    yield from ("- Undo:", *(f"  - {line}" for line in one["undo"]))
+    told = one["policies"].startswith(" ")
+    yield from ("- Policies:", "", *_fenced(one["policies"])) if told else (f"- Policies: {one['policies']}", "")
     if one["preview"]:
-        fence = "~" * 8
-        yield from (
-            "<details><summary>Preview</summary>",
-            "",
-            fence,
-            one["preview"].rstrip(),
-            fence,
-            "",
-            "</details>",
-            "",
-        )
+        yield from ("<details><summary>Preview</summary>", "", *_fenced(one["preview"].rstrip()), "</details>", "")
+
+
+def _fenced(text: str) -> tuple[str, ...]:
+    return "~~~~~~~~", text, "~~~~~~~~", ""
