@@ -31,9 +31,9 @@ WINDOWS = """\
 class Repository:
     """A repository with the stack file of production on `main`, in which a pull request is edited and checked."""
 
-    def __init__(self, folder: Path, text: str | None = None, when: str = MERGED) -> None:
+    def __init__(self, folder: Path, text: str | None = None, when: str = MERGED, file: str = FILE) -> None:
         self.folder = folder
-        self.file = folder / FILE
+        self.file = folder / file
         self.git("init", "--quiet", "--initial-branch", "main")
         self.write(text if text is not None else prod())
         self.commit("deploy", when)
@@ -159,3 +159,24 @@ def markdown(folder: Path, case: Case) -> str:
     code, text = repository.check(option, at=case.at)
     assert code == case.code, f"{case.title}: ended with {code}:\n{text}"
     return text
+
+
+RECORDED = Path(__file__).parent / "golden" / "policies-wrong-sum.txt"
+"""What policies say of `HAND_WRITTEN` in a preview of a real engine; tests/e2e/test_pull_request.py recorded it."""
+
+HAND_WRITTEN = """
+
+from pulumi_kubernetes.apiextensions import CustomResource
+
+legs = [
+    {"destination": {"host": "cart.shop.svc.cluster.local", "subset": "stable"}, "weight": 90},
+    {"destination": {"host": "cart.shop.svc.cluster.local", "subset": "canary"}, "weight": 5},
+]
+CustomResource(
+    "cart-vs",
+    api_version="networking.istio.io/v1",
+    kind="VirtualService",
+    metadata={"name": "cart", "namespace": "shop"},
+    spec={"hosts": ["cart.shop.svc.cluster.local"], "http": [{"name": "default", "route": legs}]},
+)
+"""
