@@ -65,6 +65,10 @@ def command(
 
     Ends with 0 if all of it may happen now, 5 if it may later, 2 if a file is unusable or a rule refuses.
     """
+    if not Path("Pulumi.yaml").is_file():
+        raise Stop(
+            Exit.BAD_INPUT, "there is no Pulumi.yaml here, so no stack files either; run it in the project's folder"
+        )
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}").strip()
     if not commit:
         raise Stop(Exit.BAD_INPUT, f"--base: got {base!r}: no commit of this repository; fetch it, with its history")
@@ -133,7 +137,11 @@ def _live(file: Path | None, asked: subprocess.Popen[str] | None) -> tuple[Outpu
         asked.kill() if asked else None
         return None, f"pulumi said nothing in {PATIENCE} s"
     except ValueError:
-        raise Stop(Exit.BAD_INPUT, f"{file or 'pulumi stack output'}: is no JSON; give stack outputs") from None
+        if file is None:
+            return None, "pulumi answered with no JSON"
+        raise Stop(
+            Exit.BAD_INPUT, f"--live: {file} is no JSON; give the output of `pulumi stack output --json`"
+        ) from None
 
 
 def _as_live(raw: Mapping[str, Any], live: Outputs) -> dict[str, Any]:

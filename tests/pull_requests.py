@@ -34,6 +34,7 @@ class Repository:
     def __init__(self, folder: Path, text: str | None = None, when: str = MERGED, file: str = FILE) -> None:
         self.folder = folder
         self.file = folder / file
+        (folder / "Pulumi.yaml").touch()
         self.git("init", "--quiet", "--initial-branch", "main")
         self.write(text if text is not None else prod())
         self.commit("deploy", when)

@@ -26,7 +26,7 @@ class Project(Repository):
 
     def __init__(self, folder: Path, stack: Stack) -> None:
         for one in ROOT.iterdir():
-            if one.name not in (".git", "__main__.py", "Pulumi.lab.yaml", "__pycache__"):
+            if one.name not in (".git", ".gitignore", "__main__.py", "Pulumi.lab.yaml", "__pycache__"):
                 (folder / one.name).symlink_to(one)
         shutil.copy(ROOT / "__main__.py", folder)
         (folder / ".gitignore").write_text("*\n!Pulumi.lab.yaml\n!__main__.py\n")

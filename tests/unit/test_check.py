@@ -332,6 +332,12 @@ def test_a_base_that_is_unknown_is_bad_usage(repository: Repository) -> None:
     assert (code, "no commit of this repository" in text) == (2, True)
 
 
+def test_outside_the_projects_folder_it_does_not_pass_for_want_of_stack_files(repository: Repository) -> None:
+    (repository.folder / "Pulumi.yaml").unlink()
+    code, text = repository.check()
+    assert (code, "run it in the project's folder" in text) == (2, True)
+
+
 def test_a_stack_file_that_is_gone_is_told_with_what_is_left(repository: Repository) -> None:
     repository.file.unlink()
     code, text = repository.check()
