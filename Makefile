@@ -58,3 +58,5 @@ golden: setup-python
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		requirements.in -o requirements.txt
+	cd lab/toolchain/ministack && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		requirements.in -o requirements.txt

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from lab import load, namespace
+from lab import bench_edge, load, namespace
 from lab.parts import all_parts
 from lab.paths import LAB, ROOT
 from lab.request import request
@@ -32,6 +32,7 @@ ROUTE = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices/web"
 CANARY = "/apis/apps/v1/namespaces/shop/deployments/web-canary"
 RATE = 200
 SIZES = (1, 5, 50)
+FUNCTION = "function of the edge under njs, ratios of CPU time"
 MANY = "preview by number of services"
 CRASHING = "up to route written, canary crash-looping"
 
@@ -182,6 +183,8 @@ def main() -> int:
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "parts": {part.name: "real" if part.real else "stand-in" for part in all_parts()},
     }
+    print("bench: the edge's function under njs", flush=True)
+    results[FUNCTION] = bench_edge.told()
     print("bench: preview of many services", flush=True)
     results[MANY] = many()
     floor = Floor()
@@ -269,8 +272,13 @@ def _write(results: dict[str, object]) -> None:
     dear, cheap = per_service(sizes, SIZES[2]), per_service(sizes, SIZES[1])
     lines += ["", f"A service costs {1000 * dear:.0f} ms at {SIZES[2]} services and {1000 * cheap:.0f} ms at"]
     lines += [f"{SIZES[1]}: ratio {dear / cheap:.2f} (goal 1.2).", ""]
+    function = results[FUNCTION]
+    assert isinstance(function, dict)
+    lines += [f"| {FUNCTION} | ratio | goal |", "|---|---|---|"]
+    lines += [f"| {what} | {one['found']:.2f} | {one['goal'] or ''} |" for what, one in function.items()]
     parts = results["parts"]
     assert isinstance(parts, dict)
+    lines.append("")
     lines += ["Parts: " + ", ".join(f"{name} ({what})" for name, what in parts.items()) + ".", ""]
     Path(ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines))
 

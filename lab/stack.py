@@ -64,9 +64,11 @@ class Stack:
         self.name = name
         self.project = project
 
-    def reset(self) -> None:
-        """Puts the stack file back to the checkout's."""
+    def reset(self, edge: bool = False) -> None:
+        """Puts the stack file back to the checkout's; without its edge, which has tests of its own."""
         self.file.write_text((ROOT / "Pulumi.lab.yaml").read_text())
+        if not edge:
+            self.edit(edge=None, originSecret=None)
 
     def edit(self, **changes: Any) -> None:
         """Sets top-level keys of our configuration, as an edit of the stack file would; None removes one."""

@@ -189,6 +189,7 @@ def _report(file: Path, commit: str, now: datetime, live: tuple[Outputs | None, 
     policies, stopped = _policies(found["stack"], preview)
     if stopped or verdict.refused:
         found["verdict"] = "refused" if stopped or allowed_from is None else "held"
+    objection = ["a mandatory policy objects, see below; a way down it would let pass"] if stopped else []
     at = f"{file}:{head.line('weight')}"
     for name, (old, new) in pairs.items():
         own = 0 if base is None or name not in base.services else base.effective_weight
@@ -200,14 +201,14 @@ def _report(file: Path, commit: str, now: datetime, live: tuple[Outputs | None, 
     return found | {
         "services": moves,
         "audience": _audience(settings),
-        "refused": list(verdict.refused),
+        "refused": [*verdict.refused, *objection],
         "excepted": list(verdict.excepted),
         "expected": _expected(base, settings, [move["service"] for move in moves]),
         "policies": policies,
         "preview": preview.read_text()[:LONGEST_PREVIEW] if preview else None,
         "allowedFrom": weights.stamp(allowed_from) if allowed_from else None,
         "holdFrom": hold_from,
-        "undo": _undo(found["stack"], at, pairs),
+        "undo": _undo(found["stack"], at, pairs) if moves else [],
     }
 
 
@@ -485,7 +486,7 @@ def _section(one: Report) -> Iterator[str]:
     yield f"- Expected to change: {_names(one['expected']) or 'nothing'}"
     now = "" if one["verdict"] == "held" else "now" if one["verdict"] == "allowed" else "never, as it is"
     yield f"- Allowed from: {now or one['allowedFrom']}; holds are counted from {one['holdFrom']}"
-    yield from ("- Undo:", *(f"  - {line}" for line in one["undo"]))
+    yield from ("- Undo:", *(f"  - {line}" for line in one["undo"])) if one["undo"] else ()
     told = one["policies"].startswith(" ")
     yield from ("- Policies:", "", *_fenced(one["policies"])) if told else (f"- Policies: {one['policies']}", "")
     if one["preview"]:

@@ -22,7 +22,7 @@ class Rested(Stack):
         return super().run(command, *more)
 
     def rest(self) -> None:
-        """sample-web:1.0 serves everybody and there is no canary: the checkout's stack file, deployed."""
+        """sample-web:1.0 serves everybody and there is no canary and no edge: the checkout's stack file, deployed."""
         self.reset()
         if not self.touched:
             return

@@ -43,7 +43,7 @@ def test_a_whole_rollout_and_a_revert_lose_no_request_and_keep_their_shares(lab:
     """The README's first command; its steps, doors, intervals and background load are those of the demo."""
     done = subprocess.run([sys.executable, "-m", "lab.demo"], cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " 0 lost; 0 of 24 shares outside" in done.stdout
+    assert " 0 lost; 0 of 36 shares outside" in done.stdout
 
 
 def test_rules_and_stamps_decide_before_the_weight(stack: Stack) -> None:
