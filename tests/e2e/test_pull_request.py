@@ -40,7 +40,7 @@ class Project(Repository):
                 (folder / one.name).symlink_to(one)
         shutil.copy(ROOT / "__main__.py", folder)
         (folder / ".gitignore").write_text("*\n!Pulumi.lab.yaml\n!__main__.py\n")
-        text = stack.file.read_text()
+        text = (ROOT / "Pulumi.lab.yaml").read_text()
         now = datetime.now(UTC).isoformat()
         super().__init__(folder, text.replace("      hosts:", f"{CANARY}      hosts:"), now, "Pulumi.lab.yaml")
         self.edit(("canary:weight: 0\n", "canary:weight: 5\n"))
@@ -80,8 +80,8 @@ def test_pull_requests_are_checked_as_the_update_decides(project: Project) -> No
     project.edit(("canary:weight: 5\n", "canary:weight: 10\n"))
     code, text = project.review()
     assert code == 0, text
-    assert "| `web` | step up | 5 % → 10 % | 2 of 5, held 0s | 5 of 100 requests |" in text
-    assert "- Expected to change: `web-vs`\n" in text
+    assert "| `web` | step up | 5 % → 10 % | 2 of 5, held 0s | 5 of 100 viewers |" in text
+    assert "- Expected to change: `web-vs`, `edge-keys`\n" in text
     assert "✅ canary@v" in text, "the policies were asked, and agree"
     project.commit("step")
     project.stack.up("--policy-pack", "policies").check()
@@ -106,8 +106,11 @@ def test_pull_requests_are_checked_as_the_update_decides(project: Project) -> No
     assert code == 2, text
     said = re.search(r"^Policies:\n((?: .*\n)+)", (project.folder / "preview.txt").read_text(), re.MULTILINE)
     assert said is not None
-    config = yaml.safe_load(project.file.read_text())["config"] | {"canary:weight": 5}
-    assert said[0] == pull_requests.policies(program.run(config), "lab", pull_requests.WRONG_SUM)
+    config = yaml.safe_load(project.file.read_text())["config"]
+    config |= {"canary:weight": 5, "canary:originSecret": program.ORIGIN_SECRET}
+    without_engine = pull_requests.policies(program.run(config), "lab", pull_requests.WRONG_SUM)
+    objections = [[line for line in one.splitlines() if "[mandatory]" in line] for one in (said[0], without_engine)]
+    assert objections[0] == objections[1] != [], "the examples of the documentation are made without an engine"
     assert "90 + 5 = 95" in said[1]
     assert said[1] in text
     assert project.stack.up("--policy-pack", "policies").code
