@@ -17,7 +17,7 @@ from tests.policy_pack import MANDATORY
 pytestmark = pytest.mark.lab
 
 # What others declare, without a component of ours.
-PROGRAM = '''
+PROGRAM = """
 import json, pathlib, pulumi
 for name, (kind, props) in json.loads(pathlib.Path("declared.json").read_text()).items():
     if kind == "pulumi:pulumi:Stack":
@@ -25,7 +25,7 @@ for name, (kind, props) in json.loads(pathlib.Path("declared.json").read_text())
             pulumi.export(key, value)
     else:
         pulumi.CustomResource(kind, name, props)
-'''
+"""
 
 
 class Foreign(Stack):
