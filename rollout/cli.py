@@ -32,6 +32,8 @@ class Stop(click.ClickException):
 
 COMMANDS = {
     "check": "rollout.check",
+    "history": "rollout.history",
+    "rollback": "rollout.rollback",
 }
 """Where each command is: the module has a click command named `command`."""
 
