@@ -37,6 +37,11 @@ def _run(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+def follow(folder: Path) -> None:
+    """Brings the checkout up to what was pushed, where that is a mere step on."""
+    _run(folder, "git", "pull", "--quiet", "--ff-only")
+
+
 def agree(file: Path, message: str, say: Callable[[str], None]) -> bool:
     """Commits `file` alone and hands it on as far as possible; says what could not be done.
 

@@ -52,9 +52,10 @@ def line(settings: Settings, context: str | None) -> str:
             found.append([*kubectl, "scale", "deployment", f"{name}-canary", "--replicas=0"])
             continue
         quiet = settings.model_copy(update={"halted": True, "weight": 0})
-        spec = {"http": routes.virtual_service_spec(name, quiet)["http"]}
+        http = routes.virtual_service_spec(name, quiet)["http"]
+        spec = {"http": halted(http, routes.service_host(name, settings.namespace))}
         images = [*settings.rejected, *([service.canary.image] if service.canary else [])]
-        body = {"metadata": {"annotations": _notes(images)}, "spec": spec}
+        body = {"metadata": {"annotations": _notes(list(dict.fromkeys(images)))}, "spec": spec}
         patch = ["patch", "virtualservice", name, "--type=merge", f"--field-manager={MANAGER}"]
         found.append([*kubectl, *patch, "-p", json.dumps(body, separators=(",", ":"))])
     return " && ".join(shlex.join(words) for words in found)
