@@ -9,7 +9,8 @@ whatever depends on what.  No requests, no evidence.  docs/judge.md has the reas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,11 +24,12 @@ SEVERITIES = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 WORSE_ERRORS, WORSE_LATENCY = 1.1, 1.2
 """Ratios of canary to stable that are tolerated: equal versions are never measured to be quite equal."""
 
-BLOCK, CAP = 30, 10.0
-"""Seconds whose evidence is capped, and the factor: one bad half-minute of one pod does not decide a rollout."""
+BURST, CAP, GROSS_CAP = 30, 7.0, 10.0
+"""So many seconds, wherever they begin, count for no more than the factor: a bad half-minute of one pod does not decide a
+rollout, nor do two.  In the test for a catastrophe the factor is `GROSS_CAP`, for each tick."""
 
 TICK = 10
-"""Seconds of one count; in the test for a catastrophe the cap is for each."""
+"""Seconds of one count."""
 
 WARM_UP = 30
 """Seconds for which only the test for a catastrophe looks at what is new."""
@@ -43,7 +45,7 @@ ALPHA = {"low": 0.001, "normal": 0.01, "high": 0.05}
 
 _LOGS = tuple(math.log(severity) for severity in SEVERITIES)
 _NOTHING = [0.0] * len(SEVERITIES)
-_LOG_CAP, _LOG_MOST = math.log(CAP), 700.0  # `exp` ends a little above
+_LOG_MOST = 700.0  # `exp` ends a little above
 _SHARES = {
     False: {"errors": 0.6, "guardrail": 0.2, "catastrophe": 0.2},
     True: {"errors": 0.35, "latency": 0.25, "guardrail": 0.15, "latency guardrail": 0.1, "catastrophe": 0.15},
@@ -82,13 +84,18 @@ def total(counts: Collection[Counts]) -> Counts:
 class Tick(NamedTuple):
     """What was counted before `at` (Unix seconds) and after the tick before: (canary, stable), the same doors always.
 
-    `cold` is canary's while it warmed up, which `doors` leaves out.  Evidence is capped per `block`.
+    `cold` is canary's while it warmed up, which `doors` leaves out.
     """
 
     at: float
-    block: Hashable
     doors: tuple[tuple[Counts, Counts], ...]
     cold: Counts = NONE
+
+    def sum(self) -> tuple[Counts, Counts]:
+        """(canary, stable) at all doors."""
+        if len(self.doors) == 1:
+            return self.doors[0]
+        return total([ours for ours, _ in self.doors]), total([theirs for _, theirs in self.doors])
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,13 @@ class Evidence:
     """Of one service: its ticks in order, since canary's image was first deployed.
 
     `bounds` are in milliseconds; `slo` is the index of the one that stands for `gate.p95`: the first not below it.
+    `window`: seconds of two scrapes, whose evidence is capped together if that is longer than `BURST`.
     """
 
     ticks: Sequence[Tick]
     bounds: tuple[float, ...] = ()
     slo: int | None = None
+    window: float = 0
 
 
 def limit(gate: Gate) -> float:
@@ -147,39 +156,44 @@ def _table(most: float) -> list[tuple[float, float]]:
 
 
 class Meter:
-    """The evidence on one service, block by block: `look` at one as often as there is more of it, then `close` it."""
+    """The evidence on one service, tick by tick.
 
-    def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None) -> None:
-        self.shares, self._slo = _SHARES[slo is not None], slo
+    Log-evidence is kept by test and severity.  It never grows by more than the cap within `window` seconds, wherever
+    these begin: `min(L, cap)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
+    """
+
+    def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None, window: float = 0) -> None:
+        self.shares, self._slo, self._window = _SHARES[slo is not None], slo, max(BURST, window)
         self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
         self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
-        tests = 1 + len(self._compared) + 2 * len(self._limits)
-        self._closed = self._logs = [_NOTHING] * tests
+        self._logs = [_NOTHING] * (1 + len(self._compared) + 2 * len(self._limits))
+        self._past = deque([(-math.inf, self._logs)])
 
-    def look(self, block: Sequence[Tick]) -> float:
-        """The evidence with what there is of the next block: the weighted mean of the tests."""
-        doors = [(total(ours), total(theirs)) for ours, theirs in _columns(block)]
-        ours, theirs = doors[0] if len(doors) == 1 else map(total, zip(*doors, strict=True))
+    def add(self, tick: Tick) -> bool:
+        """Takes the next tick in.  True if the evidence may have risen."""
         seen = []
+        ours, theirs = tick.sum()
         for bound, worse in self._compared:
-            apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in doors]
+            apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in tick.doors]
             seen.append(apart[0] if len(apart) == 1 else [sum(one) for one in zip(*apart, strict=True)])
         for bound, least, most in self._limits:
             bad = ours.bad(bound)
             # What stable suffers too is no fault of canary's.
             fair = theirs.share(bound) <= most
             seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
-        catastrophe, *closed = self._closed
-        for tick in block:  # each has a cap of its own
-            whole, stable = total([one for one, _ in tick.doors] + [tick.cold]), total([one for _, one in tick.doors])
-            if whole.requests and stable.share() <= CATASTROPHE:
-                catastrophe = _add(catastrophe, absolute(whole.failures, whole.requests, CATASTROPHE))
-        self._logs = [catastrophe, *map(_add, closed, seen)]
-        return sum([self.shares[test] * value for test, value in self.values().items()])
+        whole = total([ours, tick.cold])
+        gross = absolute(whole.failures, whole.requests, CATASTROPHE) if theirs.share() <= CATASTROPHE else _NOTHING
+        while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
+            self._past.popleft()
+        catastrophe, *logs = self._logs
+        before = self._past[0][1][1:]
+        self._logs = [_capped(catastrophe, gross, catastrophe, GROSS_CAP), *map(_capped, logs, seen, before)]
+        self._past.append((tick.at, self._logs))
+        return any(max(one) > 0 for one in (gross, *seen))
 
-    def close(self) -> None:
-        """The block that was looked at is whole."""
-        self._closed = self._logs
+    def evidence(self) -> float:
+        """The weighted mean of the tests."""
+        return sum([self.shares[test] * value for test, value in self.values().items()])
 
     def values(self) -> dict[str, float]:
         """Evidence by test.  Canary is fine if it is no worse than stable *or* below the floor: the lesser counts."""
@@ -192,17 +206,17 @@ class Meter:
         return found | {"latency": min(sum(rest[:at]) / at, rest[at + 2]), "latency guardrail": rest[at + 3]}
 
 
-def _columns(block: Sequence[Tick]) -> Iterator[tuple[list[Counts], list[Counts]]]:
-    """(canary's, stable's) by door."""
-    for door in zip(*(tick.doors for tick in block), strict=True):
-        yield [ours for ours, _ in door], [theirs for _, theirs in door]
-
-
-def _add(closed: list[float], seen: list[float]) -> list[float]:
-    """Log-evidence of closed blocks and of the open one, of which no more than the cap counts."""
+def _capped(logs: list[float], seen: list[float], before: list[float], cap: float = CAP) -> list[float]:
+    """`logs` and what was seen since, but no more than the cap above what there was a window before."""
     if seen is _NOTHING:
-        return closed
-    return [one + (now if now < _LOG_CAP else _LOG_CAP) for one, now in zip(closed, seen, strict=True)]
+        return logs
+    if max(seen) <= 0:
+        return [one + now for one, now in zip(logs, seen, strict=True)]
+    most = math.log(cap)
+    return [
+        sum_ if (sum_ := one + now) < was + most else was + most
+        for one, now, was in zip(logs, seen, before, strict=True)
+    ]
 
 
 def interval(bad: int, requests: int) -> tuple[float, float]:
@@ -249,7 +263,7 @@ def notice(rate: float, base: float, weight: int, ratio: float, gate: Gate, *, l
     }
     wanted = {test: math.log(limit(gate) * len(SEVERITIES) / _SHARES[latency][test]) for test in speeds}
     found = [wanted[test] / (rate * speed) for test, speed in speeds.items() if rate * speed > 0]
-    return max(min(found, default=math.inf), BLOCK * math.log(limit(gate)) / _LOG_CAP) + BLOCK
+    return max(min(found, default=math.inf), BURST * math.log(limit(gate)) / math.log(CAP))
 
 
 def _distance(share: float, most: float) -> float:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
 from typing import Literal
 
 from core.bets import CATASTROPHE, NONE, SLOW, Counts, Evidence, Meter, interval, limit, notice, total
@@ -20,7 +18,6 @@ RECENT = 120
 """Seconds without a request after which it is said that there are none."""
 
 Kind = Literal["advance", "hold", "rollback"]
-_block = attrgetter("block")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Verdict:
     """`reason` is one sentence, `notes` are more.  `peak`, the most that `evidence` has been, rolls back at `limit`.
 
     `wait`: seconds until the hold has passed.  `curve`: (Unix seconds, evidence).  `inconclusive`: `maxHold` is over.
-    `tallies`: by service, the whole rollout.  `queries`: what was read of Prometheus.
+    `tallies`: by service, of all the `seconds` that canary was there.  `queries`: what was read of Prometheus.
     """
 
     kind: Kind
@@ -73,6 +70,7 @@ class Verdict:
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     curve: Sequence[tuple[float, float]] = ()
     queries: Sequence[str] = ()
+    seconds: float = 0.0
 
 
 def judge(services: Mapping[str, Evidence], gate: Gate, step: Step) -> Verdict:
@@ -115,17 +113,20 @@ class _Case:
         return self.told(kind, text, over, notes)
 
     def verdict(self) -> Verdict:
-        meters = {name: Meter(self.gate, one.bounds, one.slo) for name, one in self.services.items()}
+        meters = {name: Meter(self.gate, one.bounds, one.slo, one.window) for name, one in self.services.items()}
         now = dict.fromkeys(meters, 1.0)
-        blocks = [(name, list(one)) for name in self.services for _, one in groupby(self.services[name].ticks, _block)]
-        for name, block in sorted(blocks, key=lambda one: one[1][-1].at):
-            now[name] = meters[name].look(block)
-            meters[name].close()
-            self.curve.append((block[-1].at, sum(now.values()) / len(now)))
+        ticks = sorted(
+            (tick.at, name, index) for name, one in self.services.items() for index, tick in enumerate(one.ticks)
+        )
+        for at, name, index in ticks:
+            if not meters[name].add(self.services[name].ticks[index]) and at < ticks[-1][0]:
+                continue
+            now[name] = meters[name].evidence()
+            self.curve.append((at, sum(now.values()) / len(now)))
             self.peak = max(self.peak, self.curve[-1][1])
             if self.peak >= self.limit:
                 worst = max(now, key=lambda one: now[one])
-                return self.told("rollback", self.blame(worst, meters[worst]), notes=[self.spent(block[-1].at)])
+                return self.told("rollback", self.blame(worst, meters[worst]), notes=[self.spent(at)])
         notes = [self.counted(name) for name in self.services]
         if reason := self.silence() or self.shared():
             return self.held(reason, *notes)

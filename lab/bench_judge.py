@@ -7,21 +7,16 @@ Needs no lab; runs are seeded, so the figures come out the same everywhere.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing import Pool
 from random import Random
 
-from core.bets import NONE, TICK, WARM_UP, Counts, Evidence, Meter, Tick, interval, limit
-from core.judge import Step, judge
+from core.bets import NONE, TICK, WARM_UP, Counts, Meter, Tick, interval, limit
 from core.model import Gate
-from lab.paths import ROOT
 
 LADDER = (5, 10, 25, 50, 100)
 STEP, LONGEST, MINUTE = 300, 1800, 60
@@ -113,7 +108,6 @@ def ours(run: Run, gate: Gate = GATE) -> End:
     """Our rule, looked at every 10 s: what `core.judge` does, but each block is counted once."""
     meter, at, began, former, failed, all_ = Meter(gate), 0.0, 0.0, 0, 0, [NONE, NONE]
     for number, weight in enumerate(LADDER):
-        block: list[Tick] = []
         evidence, began, met = 1.0, at, [0, 0]
         while True:
             canary, stable = run.tick(at, weight, began, former)
@@ -122,17 +116,13 @@ def ours(run: Run, gate: Gate = GATE) -> End:
             at, failed = at + TICK, failed + canary.failures
             all_ = [Counts(a.requests + b.requests, a.failures + b.failures) for a, b in zip(all_, pair, strict=True)]
             met = [met[0] + canary.requests, met[1] + stable.requests]
-            block.append(Tick(at, 0, (pair,), canary if fresh else NONE))
-            whole = at % 30 == 0
-            if canary.failures or whole:  # without a failure it does not rise
-                evidence = meter.look(block)
+            meter.add(Tick(at, (pair,), canary if fresh else NONE))
+            age = at - began
+            if canary.failures or age >= STEP:  # without a failure it does not rise
+                evidence = meter.evidence()
                 if evidence >= limit(gate):
                     return End(at, failed, False)
-            if whole:
-                meter.close()
-                block = []
-            age = at - began
-            if whole and age >= STEP and evidence < math.sqrt(limit(gate)) and met[0] and (met[1] or weight == 100):
+            if age >= STEP and evidence < math.sqrt(limit(gate)) and met[0] and (met[1] or weight == 100):
                 onward = LADDER[min(number + 1, len(LADDER) - 1)] / 100
                 if onward * (interval(all_[0].failures, all_[0].requests)[1] - all_[1].share()) <= gate.error_rate:
                     break
@@ -176,7 +166,11 @@ def kayenta(minutes: Sequence[tuple[Counts, Counts]]) -> bool:
     """
     arms = [[100 * one.share() for one in arm if one.requests] for arm in zip(*minutes, strict=True)]
     n, m = map(len, arms)
-    if not n or not m or (n * m / 2 - 0.5) / math.sqrt(n * m * (n + m + 1) / 12) <= statistics.NormalDist().inv_cdf(0.99):
+    if (
+        not n
+        or not m
+        or (n * m / 2 - 0.5) / math.sqrt(n * m * (n + m + 1) / 12) <= statistics.NormalDist().inv_cdf(0.99)
+    ):
         return False
     apart = [ours - theirs for ours in arms[0] for theirs in arms[1]]
     return min(apart) > 0.25 * statistics.median(apart)
