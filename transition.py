@@ -52,6 +52,7 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
 
     Raises `pulumi.RunError`, one line per refusal, when the rules forbid it.
     """
+    before = {name: record.adopted(entry, live.notes.get(name, {})) for name, entry in before.items()}
     pairs = step.pairs(settings, {name: entry.route for name, entry in before.items()})
     _refuse_other_cluster(before, live)
     if settings.strategy == "flagger" and before:
