@@ -92,7 +92,7 @@ def config(site: Site) -> dict[str, Any]:
 
 def test_it_edits_the_stack_file_and_updates_without_a_preview(site: Callable[..., FakeSite]) -> None:
     found = site()
-    rollback(found, Why(reason="it smells"), [].append)
+    rollback(found, Why(reason="it smells"), print)
     assert found.told == ["up", "halt []"]
     told = config(found)
     assert (str(told["weight"]), str(told["halted"]).lower(), told["rejected"]) == ("0", "true", ["web:2"])
@@ -112,7 +112,7 @@ def test_a_lock_from_another_host_is_never_cancelled_and_the_mesh_is_halted_at_o
     site: Callable[..., FakeSite],
 ) -> None:
     found = site(locked("elsewhere", 1), locked("elsewhere", 1))
-    rollback(found, Why(reason="r"), [].append)
+    rollback(found, Why(reason="r"), print)
     assert found.told[:2] == ["up", "halt ['web']"]
     assert "cancel" not in found.told
     assert found.told.count("up") == 3
@@ -120,7 +120,7 @@ def test_a_lock_from_another_host_is_never_cancelled_and_the_mesh_is_halted_at_o
 
 def test_a_backend_that_does_not_tell_who_holds_the_lock_is_somebody_elses(site: Callable[..., FakeSite]) -> None:
     found = site(Locked("[409] Conflict: Another update is currently in progress."))
-    rollback(found, Why(reason="r"), [].append)
+    rollback(found, Why(reason="r"), print)
     assert found.told == ["up", "halt ['web']", "up", "halt []"]
 
 
@@ -132,7 +132,7 @@ def test_an_update_of_ours_gets_one_interrupt_and_is_somebody_elses_when_it_goes
     monkeypatch.setattr(Holder, "dead", property(lambda _: False))
     monkeypatch.setattr(Holder, "ours", lambda self, stack: stack == "lab")
     found = site(locked(HERE, 77), locked(HERE, 77), locked(HERE, 77))
-    rollback(found, Why(reason="r"), [].append)
+    rollback(found, Why(reason="r"), print)
     assert sent == [(77, signal.SIGINT)]
     assert found.told == ["up", "up", "halt ['web']", "up", "halt []", "up", "halt []"]
 
@@ -141,7 +141,7 @@ def test_it_never_ends_with_locked(site: Callable[..., FakeSite], monkeypatch: p
     monkeypatch.setattr(rollback_module, "WAIT", -1.0)
     found = site(locked("elsewhere", 1))
     with pytest.raises(Stop) as stopped:
-        rollback(found, Why(reason="r"), [].append)
+        rollback(found, Why(reason="r"), print)
     assert stopped.value.exit_code == Exit.FAILED
     assert "no route leads to canary" in stopped.value.message
     assert "halt ['web']" in found.told
@@ -151,7 +151,7 @@ def test_when_something_else_is_stuck_the_mesh_is_halted_and_the_routes_go_throu
     site: Callable[..., FakeSite],
 ) -> None:
     found = site(Failed(["helm is stuck"]))
-    rollback(found, Why(reason="r"), [].append)
+    rollback(found, Why(reason="r"), print)
     assert found.told == ["up", "halt ['web']", "up **VirtualService**", "halt []"]
 
 
@@ -159,7 +159,7 @@ def test_when_something_else_is_stuck_the_mesh_is_halted_and_the_routes_go_throu
 def test_a_failure_says_what_the_state_is(site: Callable[..., FakeSite], error: Failed) -> None:
     found = site(error, error)
     with pytest.raises(Stop) as stopped:
-        rollback(found, Why(reason="r"), [].append)
+        rollback(found, Why(reason="r"), print)
     assert stopped.value.exit_code == Exit.FAILED
     assert "no route leads to canary; the next `pulumi up` with this stack file adopts it" in stopped.value.message
     assert config(found)["rejected"] == ["web:2"]
@@ -175,17 +175,17 @@ def test_without_a_cluster_and_a_backend_it_fails_and_says_both(site: Callable[.
 
 def test_breaking_the_glass_halts_first_and_is_content_without_a_backend(site: Callable[..., FakeSite]) -> None:
     found = site(Failed(["gone"]), Failed(["gone"]))
-    rollback(found, Why(reason="r"), [].append, direct=True)
+    rollback(found, Why(reason="r"), print, direct=True)
     assert found.told[0] == "halt ['web']"
     with pytest.raises(Stop):
-        rollback(site(Failed(["gone"]), Failed(["gone"]), reachable=False), Why(reason="r"), [].append, direct=True)
+        rollback(site(Failed(["gone"]), Failed(["gone"]), reachable=False), Why(reason="r"), print, direct=True)
 
 
 def test_a_stack_file_that_cannot_be_read_stops_no_halt(site: Callable[..., FakeSite]) -> None:
     found = site()
     (found.project / "Pulumi.lab.yaml").write_text(FILE + "  kubernetes:context: 'prod-eu'\n  canary:steps: [\n")
     with pytest.raises(Stop) as stopped:
-        rollback(found, Why(reason="r"), [].append)
+        rollback(found, Why(reason="r"), print)
     assert stopped.value.exit_code == Exit.FAILED
     assert "is no YAML" in stopped.value.message and "no route leads to canary" in stopped.value.message
     assert found.told == ["halt ['web']"]

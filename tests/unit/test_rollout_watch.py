@@ -23,7 +23,7 @@ class FakeWatcher(Watcher):
     """Knows a canary that came an hour ago; the live route is halted by a rollback."""
 
     def __init__(self) -> None:
-        super().__init__(Site(Path("/nowhere"), "lab"), say=[].append)
+        super().__init__(Site(Path("/nowhere"), "lab"), say=print)
         self.known, self.failure = Known({"web": 5}, {"web": PRINT}, now() - timedelta(hours=1)), ""
         self.live: dict[str, dict[str, str]] | None = {"web": {"canary/canary": PRINT, "canary/halted": "false"}}
         self.refreshed = 0
