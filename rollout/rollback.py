@@ -55,13 +55,15 @@ class _Rollback:
     def __init__(self, site: Site, why: Why, say: Say) -> None:
         self.site, self.why, self.say = site, why, say
         self.images: list[str] = []
+        self.strategy = "istio"
 
     def run(self, direct: bool, reject: bool) -> None:
         wrong = self._edit(reject)
         if direct:
             self.halt()
         if wrong is not None:  # without a stack file there is no update
-            self._fail([str(wrong)])
+            self.halt()
+            self._fail([wrong.message])
         slow = threading.Timer(SLOW, self.halt, ["the update is slow"])
         slow.daemon = True
         slow.start()
@@ -69,7 +71,8 @@ class _Rollback:
             self._up()
         except Failed as error:
             self.halt()
-            self._fail(error.lines)
+            self._fail(error.lines, direct)
+            return
         finally:
             slow.cancel()
         self.halt("the update has left canary in the route")
@@ -79,6 +82,7 @@ class _Rollback:
         for last in (False, False, True):
             try:
                 edit(file := self.site.load(), reject)
+                self.strategy = str(file.settings_raw.get("strategy", "istio"))
                 self.images = [str(image) for image in file.settings_raw.get("rejected") or []]
                 file.save()
                 return None
@@ -129,24 +133,26 @@ class _Rollback:
 
     def halt(self, because: str = "") -> None:
         """Halts the mesh directly where it still leads to canary."""
-        namespace = self.site.access[0]
         try:
-            strategy = str(self.site.load().settings_raw.get("strategy", "istio"))
-            found = mesh.halt(self.site.client, namespace, self.images, strategy)
+            found = mesh.halt(self.site.client, self.site.access[0], self.images, self.strategy)
         except Exception as error:  # noqa: BLE001  whatever it is, the update is still to come
             self.say(f"the mesh could not be halted directly: {error}")
             return
         if found:
             self.say(f"{f'{because}; ' if because else ''}halted {', '.join(found)} directly in the mesh")
 
-    def _fail(self, lines: Sequence[str]) -> None:
+    def _fail(self, lines: Sequence[str], enough: bool = False) -> None:
+        """Says what the state is; `enough`: a mesh that is halted was all that was asked for."""
+        on = ["?"]
         try:
             on = mesh.still_on(self.site.client, self.site.access[0])
             state = f"the route of {', '.join(on)} still leads to canary" if on else "no route leads to canary"
         except Exception as error:  # noqa: BLE001
             state = f"the routes could not be read ({error})"
         lines = [*lines, f"the update failed; {state}; the next `pulumi up` with this stack file adopts it"]
-        raise Stop(Exit.FAILED, "\n".join(lines))
+        if not enough or on:
+            raise Stop(Exit.FAILED, "\n".join(lines))
+        self.say("\n".join(lines))
 
 
 def edit(file: StackFile, reject: bool = True) -> list[str]:
