@@ -158,9 +158,8 @@ def _time(at: datetime) -> Element:
 
 def _lasted(length: timedelta) -> str:
     seconds = round(length.total_seconds())
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds // 60 % 60} min"
-    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+    units = ((seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60 if seconds < 3600 else 0, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in units if number) or "0 s"
 
 
 def _figure(value: float | None, unit: str = "") -> str:
@@ -235,14 +234,14 @@ def _charts(page: Page) -> list[Element]:
         return Plot(begin, end, moves, show, [one for one in seen if one is not None and not math.isnan(one)], log)
 
     def figure(title: str, about: str, drawn: Plot, columns: Mapping[str, tuple[Show, Get]]) -> Element:
-        rows = ([_time(one.at), *(show(get(one)) for show, get in columns.values())] for one in series)
+        rows = ((_time(one.at), *(show(get(one)) for show, get in columns.values())) for one in series)
         table = tag("div", _table("figures", ("time", *columns), rows), tabindex=0)
         behind = tag("details", tag("summary", f"{title} as a table"), table)
         return tag("figure", tag("figcaption", tag("h3", title), tag("span", about)), drawn.svg(title), behind)
 
     def arms(title: str, about: str, show: Show, get: Callable[[Arm], float | None], limit: float | None) -> Element:
         tracks: dict[str, Get] = {"canary": lambda one: get(one.canary), "stable": lambda one: get(one.stable)}
-        drawn = plot(show, tracks.values(), limit)
+        drawn = plot(show, tracks.values(), limit and 1.05 * limit)
         drawn.limit(limit, f"limit {show(limit)}")
         for name, one in reversed(tracks.items()):
             drawn.line(name, values(one), name)

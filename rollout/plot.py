@@ -59,11 +59,11 @@ class Plot:
         for tick in ticks:
             self._across(self._y(tick), "grid")
             self._write(show(tick), -8, self._y(tick) + 4, "tick")
-        self._write("weight", -8, -8, "tick")
+        self._write("weight", -8, -12, "tick")
         for (at, weight), (until, _) in pairwise([*moves, (end, 0)]):
-            self._drawn.append(tag("line", x1=self._x(at), x2=self._x(at), y1=-18, y2=HEIGHT, class_="moved"))
+            self._drawn.append(tag("line", x1=self._x(at), x2=self._x(at), y1=-24, y2=HEIGHT, class_="moved"))
             if (wide := self._part(until) - self._part(at)) > 30:
-                self._write(f"{weight} %", self._x(at + (until - at) / 2), -8, "step" if wide > 120 else "step fine")
+                self._write(f"{weight} %", self._x(at + (until - at) / 2), -12, "step" if wide > 120 else "step fine")
         seconds = self._length.total_seconds()
         step = next((one for one in _TICKS if seconds / one <= 9), 86400 * math.ceil(seconds / 86400 / 9))
         form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86400 else "%d %b"
@@ -107,7 +107,7 @@ class Plot:
 
     def mark(self, at: datetime, shape: str, kind: str, title: str) -> None:
         """A shape of 12 by 12 pixels above the drawing."""
-        group = tag("g", tag("title", title), tag("path", d=shape), class_=kind, transform="translate(-6 -38)")
+        group = tag("g", tag("title", title), tag("path", d=shape), class_=kind, transform="translate(-6 -42)")
         self._texts.append(tag("svg", group, x=self._x(at)))
 
     def svg(self, title: str) -> Element:
