@@ -52,6 +52,7 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
 
     Raises `pulumi.RunError`, one line per refusal, when the rules forbid it.
     """
+    before = {name: record.adopted(entry, live.notes.get(name, {})) for name, entry in before.items()}
     pairs = {}
     for name in settings.services:
         old = before[name].route if name in before else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -47,6 +48,25 @@ class Problem:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).lstrip(".")
         got = "nothing" if self.value is None else _short(self.value)
         return f"canary:{where}: got {got}: {self.text}"
+
+
+def raw(everything: Mapping[str, Any], project: str) -> dict[str, Any]:
+    """The project's keys without their prefix; structured values arrive as JSON text, scalars as plain text."""
+    found = {}
+    for key, value in everything.items():
+        namespace, _, name = key.partition(":")
+        if namespace == project:
+            found[name] = value if name.startswith(SECRET) else _structured(value)
+    return found
+
+
+def _structured(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("{", "[")):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value  # the model names the key and shows the text
+    return value
 
 
 def parse(raw: Mapping[str, Any]) -> tuple[Settings, list[str]]:

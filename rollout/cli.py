@@ -32,8 +32,18 @@ class Stop(click.ClickException):
 
 COMMANDS = {
     "check": "rollout.check",
+    "history": "rollout.history",
+    "rollback": "rollout.rollback",
+    "advance": "rollout.steps:advance",
+    "promote": "rollout.steps:promote",
+    "start": "rollout.steps:start",
+    "status": "rollout.status",
+    "explain": "rollout.explain",
+    "run": "rollout.run",
+    "watch": "rollout.watch",
+    "judge": "rollout.judge",
 }
-"""Where each command is: the module has a click command named `command`."""
+"""Where each command is: the module has a click command named `command`, or as it says after the colon."""
 
 
 class _Commands(click.Group):
@@ -41,8 +51,8 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        command: click.Command | None = importlib.import_module(module).command if module else None
+        module, _, name = COMMANDS.get(cmd_name, "").partition(":")
+        command: click.Command | None = getattr(importlib.import_module(module), name or "command") if module else None
         return command
 
 
