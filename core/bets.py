@@ -9,8 +9,10 @@ whatever depends on what.  No requests, no evidence.  docs/judge.md has the reas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from core.model import Gate
 from core.promql import IGNORED
@@ -48,17 +50,12 @@ _SHARES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Requests, how many of them failed, and how many were slower than each bound of the `Evidence`."""
 
     requests: int = 0
     failures: int = 0
     slow: tuple[int, ...] = ()
-
-    def __add__(self, other: Counts) -> Counts:
-        slow = tuple(map(int.__add__, self.slow, other.slow)) or self.slow or other.slow
-        return Counts(self.requests + other.requests, self.failures + other.failures, slow)
 
     def bad(self, bound: int | None = None) -> int:
         """Failures, or, with the index of a bound, what was slower."""
@@ -72,9 +69,18 @@ class Counts:
 NONE = Counts()
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What was counted before `at` (Unix seconds) and after the tick before: (canary, stable) at each door.
+def total(counts: Collection[Counts]) -> Counts:
+    """All of them together."""
+    some = [one for one in counts if one[0]]
+    if len(some) < 2:
+        return some[0] if some else NONE
+    requests, failures, slow = zip(*some, strict=True)
+    timed = [one for one in slow if one]
+    return Counts(sum(requests), sum(failures), tuple(map(sum, zip(*timed, strict=True))) if timed else ())
+
+
+class Tick(NamedTuple):
+    """What was counted before `at` (Unix seconds) and after the tick before: (canary, stable), the same doors always.
 
     `cold` is canary's while it warmed up, which `doors` leaves out.  Evidence is capped per `block`.
     """
@@ -83,12 +89,6 @@ class Tick:
     block: Hashable
     doors: tuple[tuple[Counts, Counts], ...]
     cold: Counts = NONE
-
-    def sum(self) -> tuple[Counts, Counts]:
-        """(canary, stable) at all doors."""
-        if len(self.doors) == 1:
-            return self.doors[0]
-        return sum((one for one, _ in self.doors), NONE), sum((other for _, other in self.doors), NONE)
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,15 @@ def relative(bad: int, requests: int, stable_bad: int, stable_requests: int, wor
     both = bad + stable_bad
     if not both or not requests or not stable_requests:
         return _NOTHING
-    ours, log = worse * requests, math.log
-    whole = ours + stable_requests
     return [
-        bad * won + both * log(whole / (severity * ours + stable_requests))
-        for won, severity in zip(_LOGS, SEVERITIES, strict=True)
+        bad * won + both * lost for won, lost in zip(_LOGS, _expected(worse * requests, stable_requests), strict=True)
     ]
+
+
+@lru_cache(2)
+def _expected(ours: float, theirs: float) -> list[float]:
+    """What one bad request costs, whoever's it was; the same for all bounds of a block."""
+    return [math.log((ours + theirs) / (severity * ours + theirs)) for severity in SEVERITIES]
 
 
 def absolute(bad: int, requests: int, most: float) -> list[float]:
@@ -136,88 +139,70 @@ def absolute(bad: int, requests: int, most: float) -> list[float]:
     return [bad * won + good * lost for won, lost in _table(most)]
 
 
-_tables: dict[float, list[tuple[float, float]]] = {}
-
-
+@lru_cache(16)
 def _table(most: float) -> list[tuple[float, float]]:
-    if most not in _tables:
-        odds = [(1 - most + most * severity, severity) for severity in SEVERITIES]
-        # Nothing is above everything.
-        _tables[most] = [(math.log(g / sum_), -math.log(sum_)) if most < 1 else (0.0, 0.0) for sum_, g in odds]
-    return _tables[most]
-
-
-class _Bet:
-    """Log-evidence by severity: of closed blocks, and of the open one, of which no more than the cap counts."""
-
-    __slots__ = ("closed", "open")
-
-    def __init__(self) -> None:
-        self.closed, self.open = _NOTHING, _NOTHING
-
-    def logs(self) -> list[float]:
-        if self.open is _NOTHING:
-            return self.closed
-        return [one + (now if now < _LOG_CAP else _LOG_CAP) for one, now in zip(self.closed, self.open, strict=True)]
-
-    def value(self) -> float:
-        return sum([math.exp(one if one < _LOG_MOST else _LOG_MOST) for one in self.logs()]) / len(SEVERITIES)
-
-    def close(self) -> None:
-        self.closed, self.open = self.logs(), _NOTHING
+    odds = [(severity, 1 - most + most * severity) for severity in SEVERITIES]
+    # Nothing is above everything.
+    return [(math.log(g / whole), -math.log(whole)) if most < 1 else (0.0, 0.0) for g, whole in odds]
 
 
 class Meter:
-    """The evidence on one service, tick by tick."""
+    """The evidence on one service, block by block: `look` at one as often as there is more of it, then `close` it."""
 
     def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None) -> None:
-        self.shares, self._slo, self._block = _SHARES[slo is not None], slo, None
-        self._relative: dict[int | None, _Bet] = {None: _Bet()} | {bound: _Bet() for bound in range(len(bounds))}
-        limits: dict[int | None, tuple[float, float]] = {None: (floor(gate), gate.error_rate)}
-        limits |= {slo: (SLOW, SLOW)} if slo is not None else {}
-        self._absolute = {bound: (*pair, _Bet(), _Bet()) for bound, pair in limits.items()}
-        self._catastrophe = _Bet()
-        self._bets = [*self._relative.values(), *(bet for one in self._absolute.values() for bet in one[2:])]
-        self._canary = self._stable = NONE  # of the open block
+        self.shares, self._slo = _SHARES[slo is not None], slo
+        self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
+        self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
+        tests = 1 + len(self._compared) + 2 * len(self._limits)
+        self._closed = self._logs = [_NOTHING] * tests
 
-    def add(self, tick: Tick) -> None:
-        """Takes the next tick in."""
-        if tick.block != self._block:
-            for bet in self._bets:
-                bet.close()
-            self._block, self._canary, self._stable = tick.block, NONE, NONE  # type: ignore[assignment]
-        for ours, theirs in tick.doors:
-            for bound, bet in self._relative.items():
-                worse = WORSE_ERRORS if bound is None else WORSE_LATENCY
-                seen = relative(ours.bad(bound), ours.requests, theirs.bad(bound), theirs.requests, worse)
-                if seen is not _NOTHING:
-                    bet.open = [one + more for one, more in zip(bet.open, seen, strict=True)]
-        canary, stable = tick.sum()
-        whole = canary + tick.cold
-        if whole.requests and stable.share() <= CATASTROPHE:
-            self._catastrophe.close()
-            self._catastrophe.open = absolute(whole.failures, whole.requests, CATASTROPHE)
-        self._canary, self._stable = self._canary + canary, self._stable + stable
-        for bound, (least, most, low, high) in self._absolute.items():
-            bad, requests = self._canary.bad(bound), self._canary.requests
-            low.open = absolute(bad, requests, least)
+    def look(self, block: Sequence[Tick]) -> float:
+        """The evidence with what there is of the next block: the weighted mean of the tests."""
+        doors = [(total(ours), total(theirs)) for ours, theirs in _columns(block)]
+        ours, theirs = doors[0] if len(doors) == 1 else map(total, zip(*doors, strict=True))
+        seen = []
+        for bound, worse in self._compared:
+            apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in doors]
+            seen.append(apart[0] if len(apart) == 1 else [sum(one) for one in zip(*apart, strict=True)])
+        for bound, least, most in self._limits:
+            bad = ours.bad(bound)
             # What stable suffers too is no fault of canary's.
-            high.open = absolute(bad, requests, most) if self._stable.share(bound) <= most else _NOTHING
+            fair = theirs.share(bound) <= most
+            seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
+        catastrophe, *closed = self._closed
+        for tick in block:  # each has a cap of its own
+            whole, stable = total([one for one, _ in tick.doors] + [tick.cold]), total([one for _, one in tick.doors])
+            if whole.requests and stable.share() <= CATASTROPHE:
+                catastrophe = _add(catastrophe, absolute(whole.failures, whole.requests, CATASTROPHE))
+        self._logs = [catastrophe, *map(_add, closed, seen)]
+        return sum([self.shares[test] * value for test, value in self.values().items()])
+
+    def close(self) -> None:
+        """The block that was looked at is whole."""
+        self._closed = self._logs
 
     def values(self) -> dict[str, float]:
         """Evidence by test.  Canary is fine if it is no worse than stable *or* below the floor: the lesser counts."""
-        *_, low, high = self._absolute[None]
-        found = {"errors": min(self._relative[None].value(), low.value()), "guardrail": high.value()}
-        if self._slo is not None:
-            *_, low, high = self._absolute[self._slo]
-            compared = [bet.value() for bound, bet in self._relative.items() if bound is not None]
-            found["latency"] = min(sum(compared) / len(compared), low.value())
-            found["latency guardrail"] = high.value()
-        return found | {"catastrophe": self._catastrophe.value()}
+        each = [sum([math.exp(one if one < _LOG_MOST else _LOG_MOST) for one in logs]) for logs in self._logs]
+        catastrophe, errors, *rest = (one / len(SEVERITIES) for one in each)
+        at = len(self._compared) - 1
+        found = {"errors": min(errors, rest[at]), "guardrail": rest[at + 1], "catastrophe": catastrophe}
+        if self._slo is None:
+            return found
+        return found | {"latency": min(sum(rest[:at]) / at, rest[at + 2]), "latency guardrail": rest[at + 3]}
 
-    def evidence(self) -> float:
-        """The weighted mean."""
-        return sum(self.shares[test] * value for test, value in self.values().items())
+
+def _columns(block: Sequence[Tick]) -> Iterator[tuple[list[Counts], list[Counts]]]:
+    """(canary's, stable's) by door."""
+    for door in zip(*(tick.doors for tick in block), strict=True):
+        yield [ours for ours, _ in door], [theirs for _, theirs in door]
+
+
+def _add(closed: list[float], seen: list[float]) -> list[float]:
+    """Log-evidence of closed blocks and of the open one, of which no more than the cap counts."""
+    if seen is _NOTHING:
+        return closed
+    return [one + (now if now < _LOG_CAP else _LOG_CAP) for one, now in zip(closed, seen, strict=True)]
 
 
 def interval(bad: int, requests: int) -> tuple[float, float]:

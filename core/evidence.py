@@ -13,8 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from core.bets import BLOCK, NONE, TICK, WARM_UP, Counts, Tick
+from core.bets import BLOCK, NONE, TICK, WARM_UP, Counts, Tick, total
 from core.timeline import Stay
+
+_Rows = defaultdict[tuple[str, str], list[int]]
+_TRACKS = ("stable", "canary", "cold", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,7 @@ def ticks(found: Iterable[Series], stays: Sequence[Stay], bounds: Sequence[float
     changes, places = [stay.since for stay in stays], {bound: place for place, bound in enumerate(bounds)}
     steps = [step for series in known for step in _steps(series, times[series.target], begin)]
     warm = _warm(steps, stays)
-    counted: defaultdict[tuple[float, int], defaultdict[tuple[str, str], list[int]]] = defaultdict(
-        lambda: defaultdict(lambda: [0] * (3 + len(bounds)))
-    )
+    counted: defaultdict[tuple[float, int], _Rows] = defaultdict(lambda: defaultdict(lambda: [0] * (3 + len(bounds))))
     for step in steps:
         stay, series = bisect(changes, step.at) - 1, step.series
         # A gap that hides a change of weight mixes two shares.
@@ -95,8 +96,9 @@ def ticks(found: Iterable[Series], stays: Sequence[Stay], bounds: Sequence[float
             row[2] += step.number
         elif series.bound in places:
             row[3 + places[series.bound]] += step.number
+    doors = sorted({door for rows in counted.values() for door, _ in rows})
     return [
-        _tick(tick * TICK + TICK, (tick * TICK // block, stay), stays[stay].weight, rows)
+        _tick(TICK * (tick + 1), stay, TICK * tick // block, stays[stay].weight, rows, doors)
         for (tick, stay), rows in sorted(counted.items())
     ]
 
@@ -125,19 +127,17 @@ def _warm(steps: Iterable[_Step], stays: Sequence[Stay]) -> defaultdict[str, set
     return found
 
 
-def _tick(at: float, block: tuple[float, int], weight: int, rows: dict[tuple[str, str], list[int]]) -> Tick:
-    doors, cold = [], NONE
-    for door in sorted({door for door, _ in rows}):
-        stable, canary, early, lost = (
-            _counts(rows.get((door, one))) for one in ("stable", "canary", "cold", "unknown")
-        )
+def _tick(at: float, stay: int, block: float, weight: int, rows: _Rows, doors: Sequence[str]) -> Tick:
+    found, cold = [], NONE
+    for door in doors:
+        stable, canary, early, lost = (_counts(rows.get((door, one))) for one in _TRACKS)
         # Who found no endpoint is canary's, unless stable answered nobody either: then all are in the same trouble.
         ours = lost.requests if stable.requests else round(lost.requests * weight / 100)
-        canary += Counts(ours, min(ours, lost.failures))
-        stable += Counts(lost.requests - ours, lost.failures - min(ours, lost.failures))
-        doors.append((canary, stable))
-        cold += early
-    return Tick(at, block, tuple(doors), cold)
+        failed = min(ours, lost.failures)
+        canary = total([canary, Counts(ours, failed)])
+        found.append((canary, total([stable, Counts(lost.requests - ours, lost.failures - failed)])))
+        cold = total([cold, early])
+    return Tick(at, (block, stay), tuple(found), cold)
 
 
 def _counts(row: list[int] | None) -> Counts:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import merge
+from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
-from core.bets import CATASTROPHE, NONE, SLOW, Counts, Evidence, Meter, interval, limit, notice
+from core.bets import CATASTROPHE, NONE, SLOW, Counts, Evidence, Meter, interval, limit, notice, total
 from core.model import Gate
 from core.promql import WINDOW
 
@@ -19,6 +20,7 @@ RECENT = 120
 """Seconds without a request after which it is said that there are none."""
 
 Kind = Literal["advance", "hold", "rollback"]
+_block = attrgetter("block")
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,10 @@ class _Case:
         self.peak = 1.0
 
     def tally(self, name: str, since: float = -math.inf) -> Tally:
-        canary = stable = cold = NONE
-        for tick in self.services[name].ticks:
-            if tick.at > since:
-                ours, theirs = tick.sum()
-                canary, stable, cold = canary + ours, stable + theirs, cold + tick.cold
-        return Tally(canary, stable, cold)
+        ticks = [tick for tick in self.services[name].ticks if tick.at > since]
+        pairs = [pair for tick in ticks for pair in tick.doors]
+        canary, stable = total([ours for ours, _ in pairs]), total([theirs for _, theirs in pairs])
+        return Tally(canary, stable, total([tick.cold for tick in ticks]))
 
     def told(self, kind: Kind, reason: str, over: bool = False, notes: Sequence[str] = ()) -> Verdict:
         evidence, wait = self.curve[-1][1] if self.curve else 1.0, max(0.0, self.step.hold - self.step.age)
@@ -117,15 +117,15 @@ class _Case:
     def verdict(self) -> Verdict:
         meters = {name: Meter(self.gate, one.bounds, one.slo) for name, one in self.services.items()}
         now = dict.fromkeys(meters, 1.0)
-        streams = [[(tick.at, name, tick) for tick in one.ticks] for name, one in self.services.items()]
-        for at, name, tick in merge(*streams, key=lambda one: one[0]):
-            meters[name].add(tick)
-            now[name] = meters[name].evidence()
-            self.curve.append((at, sum(now.values()) / len(now)))
+        blocks = [(name, list(one)) for name in self.services for _, one in groupby(self.services[name].ticks, _block)]
+        for name, block in sorted(blocks, key=lambda one: one[1][-1].at):
+            now[name] = meters[name].look(block)
+            meters[name].close()
+            self.curve.append((block[-1].at, sum(now.values()) / len(now)))
             self.peak = max(self.peak, self.curve[-1][1])
             if self.peak >= self.limit:
                 worst = max(now, key=lambda one: now[one])
-                return self.told("rollback", self.blame(worst, meters[worst]), notes=[self.spent(at)])
+                return self.told("rollback", self.blame(worst, meters[worst]), notes=[self.spent(block[-1].at)])
         notes = [self.counted(name) for name in self.services]
         if reason := self.silence() or self.shared():
             return self.held(reason, *notes)
@@ -152,7 +152,7 @@ class _Case:
         window = f"in {clock(min(WINDOW, step.age))}"
         for name, one in self.services.items():
             tally = self.tally(name, max(step.began, step.at - WINDOW))
-            canary = tally.canary + tally.cold
+            canary = total([tally.canary, tally.cold])
             if not canary.requests and step.weight:
                 return self.held(self.silence() or f"{name}: no requests to canary {window}")
             if canary.share() > gate.error_rate:
@@ -237,7 +237,7 @@ class _Case:
         values, one, tally = meter.values(), self.services[name], self.tallies[name]
         test = max(values, key=lambda each: meter.shares[each] * values[each])
         bound = one.slo if test.startswith("latency") else None
-        canary, stable = tally.canary + (tally.cold if test == "catastrophe" else NONE), tally.stable
+        canary, stable = total([tally.canary, tally.cold] if test == "catastrophe" else [tally.canary]), tally.stable
         what = "failed" if bound is None else f"took longer than {one.bounds[bound]:g} ms for"
         ours, theirs = (
             f"{each.bad(bound):,} of {each.requests:,} requests ({percent(each.share(bound))})"
