@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
+from core.judge import Kind, Verdict
 from core.timeline import Update
-from rollout.page import Arm, Decision, Page, Point, headline, render, version
+from rollout.page import Arm, Page, Point, headline, render, version
 
 START = datetime(2026, 11, 21, 10, 4, 30, tzinfo=UTC)
 EVERY = 30
@@ -59,7 +60,7 @@ class Made:
     def __init__(self) -> None:
         self.dice = random.Random(4)
         self.points = list[Point]()
-        self.verdicts = list[Decision]()
+        self.verdicts = list[tuple[datetime, Verdict]]()
         self.bets = dict.fromkeys((1.5, 2, 4, 8, 16), 0.0)
         self.total = {"canary": [0, 0], "stable": [0, 0]}
 
@@ -96,22 +97,21 @@ class Made:
                 *(one for errors, all_ in self.total.values() for one in (errors, all_, f"{errors / max(1, all_):.2%}"))
             )
             if evidence >= 100:
-                said = f"web: canary failed {self.total['canary'][0]:,} of {self.total['canary'][1]:,} requests"
-                fair = f"{said}; of equals, stable would have had most of these failures"
-                note = (
+                bad, all_ = self.total["canary"]
+                fair = (bad + self.total["stable"][0]) * all_ / (all_ + self.total["stable"][1])
+                said = f"web: canary failed {bad:,} of {all_:,} requests ({bad / all_:.2%})"
+                said += f"; of equals, canary would have had about {fair:.0f} failures, not {bad}"
+                chance = (
                     f"after {clock} at {weight} %; a healthy canary meets such evidence in less than 1 of 100 rollouts"
                 )
-                self.verdicts.append(
-                    Decision(at=at, kind="rollback", sentence=fair, queries=QUERIES, notes=(counts, note))
-                )
-                return
+                return self.say(at, "rollback", said, counts, chance)
             if (second - begin) % 60 < EVERY:
-                sentence = f"{clock} of at least {(end - begin) // 60:.0f}:00 at {weight} %"
-                self.verdicts.append(Decision(at=at, kind="hold", sentence=sentence, queries=QUERIES, notes=(counts,)))
-        sentence = (
-            f"after {clock} at {weight} % the evidence against canary is {evidence:.2g} : 1 (rollback at 100 : 1)"
-        )
-        self.verdicts.append(Decision(at=at, kind="advance", sentence=sentence, queries=QUERIES, notes=(counts,)))
+                self.say(at, "hold", f"{clock} of at least {(end - begin) // 60:.0f}:00 at {weight} %", counts)
+        odds = f"{evidence:.2g} : 1 (rollback at 100 : 1)"
+        return self.say(at, "advance", f"after {clock} at {weight} % the evidence against canary is {odds}", counts)
+
+    def say(self, at: datetime, kind: Kind, reason: str, *notes: str) -> None:
+        self.verdicts.append((at, Verdict(kind, reason, notes, queries=QUERIES)))
 
     def _bet(self, bad: int, requests: int, stable_bad: int, stable: int) -> None:
         if requests and stable:
@@ -122,62 +122,49 @@ class Made:
 
 def good() -> Page:
     """Web 2.0.0 climbs to 100 % and is promoted; Prometheus was away for 3 minutes."""
-    made, both, updates, second = Made(), {"stable": OLD, "canary": NEW}, [], 0
+    made, both, updates, second = Made(), {"stable": OLD, "canary": NEW}, list[Update](), 0
     for number, (weight, minutes) in enumerate(((5, 10), (10, 8), (25, 8), (50, 8), (100, 12)), 41):
-        reason = (
-            made.verdicts[-1].sentence if made.verdicts else f"canary has met nobody yet; {weight} % is the first look"
-        )
-        said = {"verdict": "advance", "reason": reason, "evidence": "0.4"} if number > 41 else {}
-        updates.append(update(number, second, weight, both, said=said, author="Rollout Robot" if said else "Kim Berg"))
+        said = {"verdict": "advance", "reason": made.verdicts[-1][1].reason} if made.verdicts else {}
+        author = "Rollout Robot" if said else "Kim Berg"
+        updates.append(update(number, second, weight, both, said=said, author=author))
         made.run(second + 6, second + 60 * minutes, weight, (0.0011, 0.0012), (212, 224))
         second += 60 * minutes
     updates.append(update(46, second, 0, {"stable": NEW}, message="web: promote 2.0.0"))
-    hidden = (START + timedelta(minutes=20), START + timedelta(minutes=23))
-    series = [one for one in made.points if not hidden[0] < one.at < hidden[1]]
-    away = [
-        replace(one, sentence="Prometheus at http://prometheus.monitoring:9090 did not answer within 5 s", notes=())
-        if hidden[0] < one.at < hidden[1]
-        else one
-        for one in made.verdicts
-    ]
-    return page(updates, series, away)
+    lost = Verdict("hold", "Prometheus at http://prometheus.monitoring:9090 did not answer within 5 s", queries=QUERIES)
+
+    def away(at: datetime) -> bool:
+        return START + timedelta(minutes=20) < at < START + timedelta(minutes=23)
+
+    series = [one for one in made.points if not away(one.at)]
+    return page(updates, series, [(at, lost if away(at) else one) for at, one in made.verdicts])
 
 
 def bad() -> Page:
-    """Web 3.0.0 fails 2 % of its requests and is rolled back at 5 %."""
+    """Web 3.0.0 fails 1 % of its requests and is rolled back at 5 %."""
     made, both = Made(), {"stable": NEW, "canary": BAD}
+    made.run(-120, 0, 0, (0, 0.0012), (0, 221))
+    made.verdicts.clear()
+    made.run(6, 900, 5, (0.007, 0.0012), (251, 221))
+    at, last = made.verdicts[-1]
+    after = (at - START).total_seconds() + 2
+    said = {"verdict": "rollback", "reason": last.reason, "evidence": f"{made.points[-1].evidence:.0f}"}
     updates = [
         update(46, -900, 0, {"stable": NEW}, message="web: promote 2.0.0"),
         update(47, -300, 0, both, message="web: 3.0.0 for the testers"),
         update(48, 0, 5, both, message="web: 3.0.0 to the first 5 %"),
+        update(49, after, 0, both, halted=True, said=said, author="Rollout Robot", commit="9f3c" * 10),
     ]
-    made.run(-300, 0, 0, (0, 0.0012), (0, 221))
-    made.verdicts.clear()
-    made.run(6, 900, 5, (0.011, 0.0012), (251, 221))
-    last = made.verdicts[-1]
-    after = (last.at - START).total_seconds() + 2
-    said = {"verdict": "rollback", "reason": last.sentence, "evidence": f"{made.points[-1].evidence:.0f}"}
-    updates.append(update(49, after, 0, both, halted=True, said=said, author="Rollout Robot", commit="9f3c" * 10))
+    told = list(made.verdicts)
     made.run(after + 6, after + 180, 0, (0.0, 0.0012), (0, 219))
     points = [one if one.canary.requests else replace(one, canary=Arm(), evidence=None) for one in made.points]
-    halt = Decision(at=last.at + timedelta(seconds=20), kind="hold", sentence="the stack is halted")
-    return page(updates, points, [*(one for one in made.verdicts if one.at <= last.at), halt])
+    return page(updates, points, [*told, (at + timedelta(seconds=20), Verdict("hold", "the stack is halted"))])
 
 
-def page(updates: Sequence[Update], series: Sequence[Point], verdicts: Sequence[Decision]) -> Page:
-    made = START + timedelta(hours=1)
-    return Page(
-        stack="prod",
-        service="web",
-        updates=updates,
-        series=series,
-        verdicts=verdicts,
-        threshold=100,
-        doubt=10,
-        error_limit=0.01,
-        p95_limit=500,
-        made=made,
-    )
+def page(
+    updates: Sequence[Update] = (), series: Sequence[Point] = (), verdicts: Sequence[tuple[datetime, Verdict]] = ()
+) -> Page:
+    limits = {"threshold": 100, "error_limit": 0.01, "p95_limit": 500}
+    return Page(stack="prod", service="web", updates=updates, series=series, verdicts=verdicts, **limits)
 
 
 class Browser:
