@@ -69,7 +69,8 @@ class _Rollback:
             self._up()
         except Failed as error:
             self.halt()
-            self._fail(error.lines)
+            self._fail(error.lines, direct)
+            return
         finally:
             slow.cancel()
         self.halt("the update has left canary in the route")
@@ -139,14 +140,18 @@ class _Rollback:
         if found:
             self.say(f"{f'{because}; ' if because else ''}halted {', '.join(found)} directly in the mesh")
 
-    def _fail(self, lines: Sequence[str]) -> None:
+    def _fail(self, lines: Sequence[str], enough: bool = False) -> None:
+        """Says what the state is; `enough`: a mesh that is halted was all that was asked for."""
+        on = ["?"]
         try:
             on = mesh.still_on(self.site.client, self.site.access[0])
             state = f"the route of {', '.join(on)} still leads to canary" if on else "no route leads to canary"
         except Exception as error:  # noqa: BLE001
             state = f"the routes could not be read ({error})"
         lines = [*lines, f"the update failed; {state}; the next `pulumi up` with this stack file adopts it"]
-        raise Stop(Exit.FAILED, "\n".join(lines))
+        if not enough or on:
+            raise Stop(Exit.FAILED, "\n".join(lines))
+        self.say("\n".join(lines))
 
 
 def edit(file: StackFile, reject: bool = True) -> list[str]:

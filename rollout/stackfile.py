@@ -173,6 +173,9 @@ def load(path: Path) -> StackFile:
         raise Stop(Exit.BAD_INPUT, f"{path}: cannot be read: {why}") from None
 
 
+_QUOTED = ("'", '"', "|", ">")
+
+
 def _in_file(keys: Keys) -> list[str | int]:
     first, *more = [keys] if isinstance(keys, str) else keys
     return [first if ":" in str(first) else f"{PROJECT}:{first}", *more]
@@ -183,13 +186,13 @@ def _is_scalar(node: Any) -> bool:
 
 
 def _is_null(node: Any) -> bool:
-    return _is_scalar(node) and node.style is None and node.value in ("", "~", "null", "Null", "NULL")
+    return _is_scalar(node) and node.style not in _QUOTED and node.value in ("", "~", "null", "Null", "NULL")
 
 
 def _scalar(node: Any) -> Any:
     """A scalar as the engine reads it: `yes` and dates are text, and nothing is octal."""
     text: str = node.value
-    if node.style is not None or node.tag == "tag:yaml.org,2002:str":
+    if node.style in _QUOTED or node.tag == "tag:yaml.org,2002:str":
         return text
     if _is_null(node):
         return None
