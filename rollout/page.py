@@ -115,7 +115,9 @@ def headline(page: Page) -> tuple[str, str]:
 
 def last_rollout(updates: Sequence[Update]) -> Sequence[Update]:
     """From the update that brought the last canary on; empty where there was none."""
-    begins = [i for i, one in enumerate(updates) if canaries(one) and (i == 0 or not canaries(updates[i - 1]))]
+    begins = [
+        i for i, one in enumerate(updates) if canaries(one) and (i == 0 or canaries(one) != canaries(updates[i - 1]))
+    ]
     return updates[begins[-1] :] if begins else ()
 
 
@@ -227,9 +229,8 @@ def _charts(page: Page) -> list[Element]:
     traffic.band(values(shares["at least"]), values(shares["at most"]))
     traffic.steps("weight", [(at, weight / 100) for at, weight in moves])
     traffic.line("canary", values(shares["share"]), "share")
-    for kind, group in groupby(page.verdicts, key=lambda one: one[1].kind):
-        for at, one in [*group][: 1 if kind == "hold" else None]:
-            traffic.mark(at, _MARKS[kind], kind, f"{at:%H:%M:%S} {kind}: {one.reason}")
+    for *_, (at, one) in _groups(page):
+        traffic.mark(at, _MARKS[one.kind], one.kind, f"{at:%H:%M:%S} {one.kind}: {one.reason}")
     about = (
         "to canary: the weight (thin steps), the share measured (thick), its interval (band) and the verdicts (above)"
     )
@@ -249,8 +250,17 @@ def _charts(page: Page) -> list[Element]:
     return found
 
 
+def _groups(page: Page) -> list[list[tuple[datetime, Verdict]]]:
+    """Verdicts that say the same, with no update between them."""
+
+    def key(told: tuple[datetime, Verdict]) -> tuple[str, int]:
+        return told[1].kind, sum(one.began < told[0] for one in page.updates)
+
+    return [list(group) for _, group in groupby(page.verdicts, key)]
+
+
 def _verdicts(page: Page) -> list[Element]:
-    """The list of verdicts, of several holds in a row the last one first, and the queries they name."""
+    """The list of verdicts, the last one of a group first, and the queries that they name."""
     asked = dict.fromkeys(query for _, one in page.verdicts for query in one.queries)
     numbers = {query: f"Q{number}" for number, query in enumerate(asked, 1)}
 
@@ -263,13 +273,10 @@ def _verdicts(page: Page) -> list[Element]:
         return tag("li", row, *inside, class_=one.kind)
 
     items = list[Element]()
-    for kind, group in groupby(page.verdicts, key=lambda one: one[1].kind):
-        *earlier, last = group
-        if kind == "hold" and earlier:
-            summary = tag("summary", f"{len(earlier)} more before it, since {earlier[0][0]:%H:%M:%S}")
-            items.append(item(last, tag("details", summary, tag("ol", *map(item, earlier)))))
-        else:
-            items += map(item, [*earlier, last])
+    for *earlier, last in _groups(page):
+        more = tag("ol", *map(item, earlier))
+        summary = f"{len(earlier)} more before it, since {earlier[0][0]:%H:%M:%S}" if earlier else ""
+        items.append(item(last, *([tag("details", tag("summary", summary), more)] if earlier else [])))
     texts = (tag("li", name, tag("pre", query), id=name) for query, name in numbers.items())
     again = tag("code", f"rollout judge --stack {page.stack} --at TIME")
     return [
