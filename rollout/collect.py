@@ -9,14 +9,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from core import promql, split
-from core.judge import Verdict
 from core.model import Settings
 from core.timeline import Update, canaries
 from rollout.judge import verdict
 from rollout.metrics import NoData, Prometheus
 from rollout.page import Arm, Page, Point, last_rollout
 
-POINTS, LOOKS = 240, 60
+POINTS, LOOKS = 240, 40
 """Points of a curve and verdicts that are judged again, at the most; besides the verdicts before each update."""
 
 STEP, WINDOW = 15, 60
@@ -41,7 +40,8 @@ def collect(
         return page
     over = not canaries(run[-1]) or run[-1].halted
     end = min(now, (run[-1].ended or run[-1].began) + AFTER) if over else now
-    told = _verdicts(settings, updates, run, end, source)
+    moments = _moments(run, run[-1].began if over else end)
+    told = [(at, verdict(settings, updates, at, source=source, live=False)) for at in moments]
     curve = max((one.curve for _, one in told), key=len, default=())
     return replace(
         page,
@@ -52,14 +52,12 @@ def collect(
     )
 
 
-def _verdicts(
-    settings: Settings, updates: Sequence[Update], run: Sequence[Update], end: datetime, source: Prometheus
-) -> list[tuple[datetime, Verdict]]:
-    begin, last = run[0].ended or run[0].began, run[-1].began if not canaries(run[-1]) else end
+def _moments(run: Sequence[Update], last: datetime) -> list[datetime]:
+    """When to judge again: before each update, and in between."""
+    begin = run[0].ended or run[0].began
     between = max(timedelta(seconds=STEP), (last - begin) / LOOKS)
-    moments = {begin + between * number for number in range(1, int((last - begin) / between) + 1)}
-    moments |= {one.began for one in run[1:] if one.began <= last}
-    return [(at, verdict(settings, updates, at, source=source, live=False)) for at in sorted(moments)]
+    found = [begin + between * number for number in range(1, int((last - begin) / between) + 1)]
+    return sorted({one.replace(microsecond=0) for one in (*found, *(one.began for one in run[1:]))})
 
 
 def _series(
@@ -100,7 +98,7 @@ def _series(
         hits, misses = (round((one.requests or 0) * of.window / step) for one in (canary, stable))
         low, high = split.interval(hits, hits + misses) if hits + misses else (None, None)
         place = bisect(times, at)
-        known = place and at - times[place - 1] <= 4 * max(step, WINDOW)
+        known = place and at - times[place - 1] <= max(2 * step, WINDOW)
         points.append(
             Point(
                 at=datetime.fromtimestamp(at, UTC),

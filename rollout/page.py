@@ -180,7 +180,7 @@ def _arms(series: Sequence[Point]) -> list[Element]:
         total = Arm(requests=sum(one.requests or 0 for one in arms), errors=sum(one.errors or 0 for one in arms))
         times = sorted(one.p95 for one in arms if one.p95 is not None and not math.isnan(one.p95))
         middle = _milliseconds(times[len(times) // 2] if times else None)
-        rows.append((tag("b", name), _figure(total.requests), _figure(total.errors), _percent(total.rate), middle))
+        rows.append((tag("b", name), f"{total.requests:,.0f}", f"{total.errors:,.0f}", _percent(total.rate), middle))
     return [_table("arms", ("", "requests", "failed", "of these", "p95, median"), rows)] if series else []
 
 
