@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +26,7 @@ _WORD = "Rollout-"
 
 def message(verdict: str, reason: str, **more: object) -> str:
     """What an update is told with: a line for people, then trailers as Git has them, which `said` reads."""
+    more["who"] = f"{getpass.getuser()}@{socket.gethostname()}"
     words = {"verdict": verdict, "reason": reason, **{key: value for key, value in more.items() if value is not None}}
     lines = [f"{_WORD}{key.capitalize()}: {' '.join(str(value).split())}" for key, value in words.items()]
     return "\n".join([f"rollout: {verdict}: {reason}".splitlines()[0], "", *lines])
@@ -115,7 +118,8 @@ def command(stack: str | None, as_json: bool, limit: int) -> None:
             f"{name} {tracks.get('stable', '-')}" + (f" -> {tracks['canary']}" if "canary" in tracks else "")
             for name, tracks in one.images.items()
         )
-        who = f"{one.author or '?'} {one.commit[:8]}{'+' if one.commit.endswith('+') else ''}".strip()
+        commit = one.commit[:8] + ("+" if one.commit.endswith("+") else "")
+        who = f"{one.said.get('who') or one.author or '?'} {commit}"
         why = one.said.get("reason") or one.message
         verdict = one.said.get("verdict", "")
         cells = [str(one.version), weights.stamp(one.began), one.result, state, images, who, verdict, why]

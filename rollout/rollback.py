@@ -55,13 +55,15 @@ class _Rollback:
     def __init__(self, site: Site, why: Why, say: Say) -> None:
         self.site, self.why, self.say = site, why, say
         self.images: list[str] = []
+        self.strategy = "istio"
 
     def run(self, direct: bool, reject: bool) -> None:
         wrong = self._edit(reject)
         if direct:
             self.halt()
         if wrong is not None:  # without a stack file there is no update
-            self._fail([str(wrong)])
+            self.halt()
+            self._fail([wrong.message])
         slow = threading.Timer(SLOW, self.halt, ["the update is slow"])
         slow.daemon = True
         slow.start()
@@ -80,6 +82,7 @@ class _Rollback:
         for last in (False, False, True):
             try:
                 edit(file := self.site.load(), reject)
+                self.strategy = str(file.settings_raw.get("strategy", "istio"))
                 self.images = [str(image) for image in file.settings_raw.get("rejected") or []]
                 file.save()
                 return None
@@ -130,10 +133,8 @@ class _Rollback:
 
     def halt(self, because: str = "") -> None:
         """Halts the mesh directly where it still leads to canary."""
-        namespace = self.site.access[0]
         try:
-            strategy = str(self.site.load().settings_raw.get("strategy", "istio"))
-            found = mesh.halt(self.site.client, namespace, self.images, strategy)
+            found = mesh.halt(self.site.client, self.site.access[0], self.images, self.strategy)
         except Exception as error:  # noqa: BLE001  whatever it is, the update is still to come
             self.say(f"the mesh could not be halted directly: {error}")
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -62,8 +63,15 @@ class Site:
 
     @cached_property
     def access(self) -> tuple[str, str | None, str | None]:
-        """(namespace, context, kubeconfig) of the stack file; None leaves it to the environment."""
-        config = self.load().config
+        """(namespace, context, kubeconfig) of the stack file; None leaves it to the environment.
+
+        Of a file that is broken elsewhere those lines are read all the same.
+        """
+        try:
+            config = self.load().config
+        except Stop:
+            text = (self.project / f"Pulumi.{self.stack}.yaml").read_text()
+            config = dict(re.findall(r"""^  (\w+:\w+): *["']?([\w./-]+)["']? *$""", text, re.MULTILINE))
         kubeconfig = config.get("kubernetes:kubeconfig")
         if kubeconfig is not None and str(kubeconfig).startswith(stackfile.SEALED):
             kubeconfig = None

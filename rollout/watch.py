@@ -57,6 +57,8 @@ class Watcher:
         self.weight = Gauge(promql.WEIGHT, "Per cent that canary serves, as recorded.", labels, registry=self.registry)
         told = "Alerts that came, by what became of them."
         self.alerts = Counter("rollout_alerts", told, ["stack", "outcome"], registry=self.registry)
+        told = "When the last alert came that took canary back, as Unix time."
+        self.came = Gauge("rollout_last_alert_timestamp_seconds", told, ["stack"], registry=self.registry)
         took = "Seconds from an alert's arrival until nobody reaches canary."
         self.seconds = Histogram("rollout_rollback_seconds", took, ["stack"], registry=self.registry)
 
@@ -120,7 +122,7 @@ class Watcher:
 
     def handle(self, alerts: list[Mapping[str, Any]]) -> list[dict[str, str]]:
         """What became of each alert.  Raises `Stop` when a rollback has failed; Alertmanager comes again."""
-        began, outcomes = time.monotonic(), list[dict[str, str]]()
+        began, came, outcomes = time.monotonic(), time.time(), list[dict[str, str]]()
         with self._lock:
             for alert in alerts:
                 labels = alert.get("labels") or {}
@@ -132,6 +134,7 @@ class Watcher:
                     why = Why(reason=f"{name}: {told}", by="alert", evidence=f"fires since {alert.get('startsAt')}")
                     rollback(self.site, why, self.say)
                     outcome = "rolled back"
+                    self.came.labels(self.site.stack).set(came)
                     self.seconds.labels(self.site.stack).observe(time.monotonic() - began)
                     self.say(f"rolled back {time.monotonic() - began:.2f} s after the alert came")
                     threading.Thread(target=self._after, args=[why.reason]).start()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +67,7 @@ def long_update(checkout: Checkout) -> Path:
     other.file = checkout.project.parent / "long.yaml"
     shutil.copy2(checkout.file, other.file)
     other.service("late", stable={"image": "sample-web:1.0-unready"}, probe={"path": "/healthz"})
-    other.edit(readyTimeout="25s")
+    other.edit(readyTimeout="90s")
     return other.file
 
 
@@ -172,24 +172,19 @@ def test_while_somebody_elses_update_runs_the_mesh_is_halted_and_afterwards_the_
         ["pulumi", "up", "--yes", "--skip-preview", "--stack", "lab", "--non-interactive", "--config-file", str(file)],
         {},
     )
-    seen: list[bool] = []
-
-    def watch() -> None:
-        while foreign.poll() is None:
-            seen.append(off())
-            time.sleep(0.3)
-
     try:
         pods_awaited()
-        looking = threading.Thread(target=watch)
-        looking.start()
-        done = checkout.rollout("rollback")
+        pid = holder()
+        rollback = checkout.start("rollback")
+        while not off():
+            assert foreign.poll() is None and rollback.poll() is None, "the mesh is halted while both go on"
+        assert foreign.poll() is None
+        os.kill(pid, signal.SIGINT)  # as its owner may
     finally:
-        foreign.communicate(timeout=60)
-    looking.join()
-    assert done.code == 0, done.text
-    assert "halted web directly in the mesh" in done.out
-    assert seen[-1], "the mesh was halted before the other update had ended"
+        foreign.communicate(timeout=90)
+    out, err = rollback.communicate(timeout=90)
+    assert rollback.returncode == 0, out + err
+    assert f"pid {pid}" in out and "halted web directly in the mesh" in out
     assert_rolled_back(checkout)
 
 

@@ -17,7 +17,7 @@ from rollout.stackfile import StackFile
 from rollout.steps import Action, View, decide, drift, promoted
 
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
-ADVANCE, HOLD, ROLLBACK = (Verdict(kind, f"the judge says {kind}") for kind in ("advance", "hold", "rollback"))  # type: ignore[arg-type]
+ADVANCE, HOLD, ROLLBACK = (Verdict(kind, f"the judge says {kind}") for kind in ("advance", "hold", "rollback"))
 RAW: dict[str, Any] = {
     "namespace": "shop",
     "weight": 5,
