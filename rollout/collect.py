@@ -69,7 +69,7 @@ def _series(
     source: Prometheus,
 ) -> list[Point]:
     """Rates over a window, one every `step` seconds, those of all services together; the slowest service's p95."""
-    length = (end - begin).total_seconds()
+    length = max(STEP, (end - begin).total_seconds())
     step = max(STEP, round(length / POINTS))
     of = promql.Raw(settings, services, window=max(WINDOW, step))
     found: dict[str, defaultdict[float, dict[str, float]]] = {}

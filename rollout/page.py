@@ -298,13 +298,13 @@ def _updates(updates: Sequence[Update]) -> list[Element]:
             for track, image in tracks.items():
                 new = before is None or before.images.get(name, {}).get(track) != image
                 images.append(tag("div", f"{name} {track} ", tag("code", image if new else version(image))))
-        others = ", ".join(f"{key} {text}" for key, text in one.said.items() if key not in ("verdict", "reason"))
+        others = ", ".join(f"{key} {text}" for key, text in one.said.items() if key not in ("verdict", "reason", "who"))
         why = tag("div", one.said.get("reason") or one.message, tag("div", others, class_="note"))
         lasted = f"took {clock((one.ended - one.began).total_seconds())}" if one.ended else ""
         when = tag("div", _time(one.began), tag("div", lasted, class_="soft"))
         weight = tag("div", f"{moved}{_weight(one)} %", tag("div", "halted" if one.halted else ""))
         commit = tag("div", tag("code", one.commit[:10]), tag("div", "and edits" if one.commit.endswith("+") else ""))
         result = tag("span", one.result, class_=one.result)
-        rows.append((str(one.version), when, one.author, weight, result, images, commit, why))
+        rows.append((str(one.version), when, one.said.get("who") or one.author, weight, result, images, commit, why))
     heads = "#", "when", "who", "weight", "result", "images", "commit", "why"
     return [tag("h2", "Updates"), _table("updates", heads, rows)]

@@ -17,14 +17,18 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
 from core import checks
 from core.judge import Kind, Verdict
 from core.timeline import Update
+from rollout import history
+from rollout.cli import Exit
 from rollout.collect import LOOKS, collect
 from rollout.metrics import Prometheus
 from rollout.page import Arm, Page, Point, headline, render, version
@@ -581,6 +585,49 @@ class TestFilling:
         made = self.page(web, samples, self.UPDATES[0])
         assert samples.asked == [] and made.series == () and made.verdicts == ()
         assert "no canary has been deployed yet" in Reader(render(made)).text
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, web: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+        """`rollout history` in a project whose stack had two updates, and whose Prometheus is not there."""
+        web["gate"] = {"prometheus": "http://127.0.0.1:9"}
+        images = {"web": {"stable": {"image": OLD}, "canary": {"image": NEW}}}
+        entries = [
+            SimpleNamespace(
+                kind="update",
+                version=0,
+                start_time=(START + timedelta(minutes=minutes)).replace(tzinfo=None),
+                end_time=None,
+                message="by hand",
+                environment={"git.author": "Kim Berg"},
+                config={
+                    "canary:weight": SimpleNamespace(value=str(weight)),
+                    "canary:services": SimpleNamespace(value=json.dumps(images)),
+                },
+                result="succeeded",
+                resource_changes={"update": 1},
+            )
+            for minutes, weight in ((9, 5), (0, 0))
+        ]
+        engine = SimpleNamespace(history=lambda limit: entries[:limit])
+        site = SimpleNamespace(engine=engine, stack="prod", settings=lambda: checks.parse(web)[0])
+        monkeypatch.setattr(history, "Site", SimpleNamespace(find=lambda stack: site))
+        return lambda *args: CliRunner().invoke(history.command, [*args])
+
+    def test_history_writes_the_page_and_prints_as_ever(self, run: Callable[..., Result], tmp_path: Path) -> None:
+        path = tmp_path / "page.html"
+        # All of the rollout is in the page, however little is printed.
+        found = run("--limit", "1", "--html", str(path))
+        assert (found.exit_code, found.output) == (0, run("--limit", "1").output)
+        text = Reader(path.read_text(encoding="utf-8")).text
+        assert "web 2.0.0: rolling out at 5" in text and "Prometheus at http://127.0.0.1:9 cannot be read" in text
+        assert text.count("by hand") >= 2
+
+    def test_a_file_that_cannot_be_written_ends_in_one_line(self, run: Callable[..., Result], tmp_path: Path) -> None:
+        found = run("--html", str(tmp_path / "no" / "page.html"))
+        assert found.exit_code == Exit.FAILED
+        assert found.output == f"Error: {tmp_path}/no/page.html cannot be written: No such file or directory\n"
 
 
 @pytest.mark.lab
