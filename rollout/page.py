@@ -229,7 +229,7 @@ def _charts(page: Page) -> list[Element]:
     traffic.band(values(shares["at least"]), values(shares["at most"]))
     traffic.steps("weight", [(at, weight / 100) for at, weight in moves])
     traffic.line("canary", values(shares["share"]), "share")
-    for *_, (at, one) in _groups(page):
+    for (at, one), *_ in _groups(page):
         traffic.mark(at, _MARKS[one.kind], one.kind, f"{at:%H:%M:%S} {one.kind}: {one.reason}")
     about = (
         "to canary: the weight (thin steps), the share measured (thick), its interval (band) and the verdicts (above)"
