@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
+import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -28,6 +30,13 @@ class Stop(click.ClickException):
     def __init__(self, code: Exit, message: str) -> None:
         super().__init__(message)
         self.exit_code = int(code)  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """In the form that was asked for."""
+        if "--json" in sys.argv:
+            click.echo(json.dumps({"error": self.message.splitlines(), "exit": self.exit_code}, indent=1))
+        else:
+            super().show(file)
 
 
 COMMANDS = {

@@ -19,6 +19,7 @@ from typing import Any
 from pulumi import automation as auto
 
 from core import record
+from rollout.cli import Exit, Stop
 
 MARK = "ROLLOUT_STACK"
 """Environment variable of every engine process that this command starts: by it an update is known as ours."""
@@ -60,15 +61,16 @@ class Holder:
             return b""
 
 
-class Failed(Exception):
-    """An update or a command of the engine failed; `lines` say why, `refused` that rules forbade it."""
+class Failed(Stop):
+    """An update or a command of the engine failed; `lines` say why."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Sequence[str], code: Exit = Exit.FAILED) -> None:
         self.lines = list(lines) or ["the engine failed and did not say why"]
-        super().__init__("\n".join(self.lines))
+        super().__init__(Exit.HELD if self.refused else code, "\n".join(self.lines))
 
     @property
     def refused(self) -> bool:
+        """A rule of the rollout forbade it."""
         return any("canary:override" in line for line in self.lines)
 
 
@@ -81,7 +83,8 @@ class Locked(Failed):
 
     def __init__(self, text: str) -> None:
         self.holders = [Holder(user, host, int(pid), at) for user, host, pid, at in _HOLDER.findall(text)]
-        super().__init__([f"the stack is locked by {', '.join(map(str, self.holders)) or 'another update'}"])
+        who = ", ".join(map(str, self.holders)) or "another update"
+        super().__init__([f"the stack is locked by {who}"], Exit.LOCKED)
 
 
 class _Command(auto.PulumiCommand):
@@ -193,9 +196,8 @@ class Engine:
                 if told is not None and level in ("error", "mandatory"):
                     errors.extend(line for line in told.message.strip().splitlines() if _NOISE not in line)
 
-        run = getattr(self._stack, operation)
         with self._signals(), self._told(errors):
-            return run(
+            return getattr(self._stack, operation)(
                 **options,
                 config_file=str(config) if config else None,
                 on_event=collect,
@@ -213,6 +215,8 @@ class Engine:
         except auto.CommandError as error:
             lines = list(dict.fromkeys(errors)) or _errors(str(error))
             raise (Interrupted if self._command.interrupted else Failed)(lines) from error
+        except OSError as error:
+            raise Failed([f"pulumi cannot be run: {error}"]) from error
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

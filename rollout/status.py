@@ -9,7 +9,7 @@ import click
 from core import record
 from policies import weights
 from rollout import engine, mesh
-from rollout.cli import Exit, common
+from rollout.cli import Exit, Stop, common
 from rollout.site import Site
 from rollout.steps import View, ended, look
 
@@ -79,13 +79,9 @@ def command(stack: str | None, as_json: bool) -> None:
     site = Site.find(stack)
     try:
         found = document(site, look(site))
-    except engine.Failed as error:  # the backend is away, and people want the line that halts
-        settings = site.settings()
-        click.echo(
-            f"the state cannot be read: {error.lines[0]}; `rollout rollback --break-glass` halts without it, or:"
-        )
-        click.echo(mesh.line(settings, site.access[1]))
-        raise SystemExit(int(Exit.FAILED)) from error
+    except engine.Failed as error:  # people want the line that halts all the same
+        way = f"`rollout rollback --break-glass` halts without it, or:\n{mesh.line(site.settings(), site.access[1])}"
+        raise Stop(Exit.FAILED, f"the state cannot be read: {error.lines[0]}; {way}") from error
     if not as_json:
         click.echo("\n".join(lines(found)))
     ended(Exit.DRIFT if found["drift"] else Exit.DONE, as_json, found)

@@ -188,17 +188,16 @@ def update(site: Site, file: StackFile, told: str, packs: Sequence[str] = ()) ->
 
     Raises `Stop`; where the route was not written, the stack file is as before.
     """
-    try:
-        with site.tried(file) as path:
-            site.engine.preview(config=path, policy_packs=packs)
-        former = file.path.read_text()
-        file.save()
-    except engine.Failed as error:
-        raise _stop(error, "nothing was changed") from error
+    with site.tried(file) as path:
+        site.engine.preview(config=path, policy_packs=packs)
+    former = file.path.read_text()
+    file.save()
     try:
         site.engine.up(told, policy_packs=packs)
     except engine.Failed as error:
-        raise _stop(error, _left(site, file, former)) from error
+        cut = ["interrupted"] if isinstance(error, engine.Interrupted) else []
+        lines = [*cut, *error.lines, _left(site, file, former)]
+        raise Stop(Exit(error.exit_code), "\n".join(lines)) from error
 
 
 def _left(site: Site, file: StackFile, former: str) -> str:
@@ -212,12 +211,6 @@ def _left(site: Site, file: StackFile, former: str) -> str:
         file.path.write_text(former)
         return f"canary stays at {weight} %, and the stack file is as before"
     return f"canary is at {weight} %; `pulumi up` with this stack file goes on"
-
-
-def _stop(error: engine.Failed, left: str) -> Stop:
-    code = Exit.LOCKED if isinstance(error, engine.Locked) else Exit.HELD if error.refused else Exit.FAILED
-    cut = ["interrupted"] if isinstance(error, engine.Interrupted) else []
-    return Stop(code, "\n".join([*cut, *error.lines, left]))
 
 
 @dataclass
@@ -320,32 +313,11 @@ def teller(as_json: bool) -> tuple[list[str], Say]:
     return lines, say
 
 
-@click.command
-@changing
-@_packs
-def advance(stack: str | None, as_json: bool, dry_run: bool, git: bool, packs: tuple[str, ...]) -> None:
-    """One gated step: up a rung, promotion after the last, or back; or why nothing is done."""
+def _step(only_promote: bool, stack: str | None, as_json: bool, dry_run: bool, git: bool, packs: Sequence[str]) -> None:
     lines, say = teller(as_json)
     stepper = Stepper(Site.find(stack), say, git, packs)
     view, verdict, action = stepper.look()
-    told = {"stack": stepper.site.stack, "weight": view.weight, "action": vars(action), "notes": verdict.notes}
-    code = Exit.DONE
-    if dry_run:
-        say(f"would {action.kind} at {view.weight} %: {action.text}")
-    else:
-        code = stepper.act(view, verdict, action)
-    ended(code, as_json, {**told, "said": lines})
-
-
-@click.command
-@changing
-@_packs
-def promote(stack: str | None, as_json: bool, dry_run: bool, git: bool, packs: tuple[str, ...]) -> None:
-    """Makes canary stable, at 100 % and after the bake, if the judge lets it."""
-    lines, say = teller(as_json)
-    stepper = Stepper(Site.find(stack), say, git, packs)
-    view, verdict, action = stepper.look()
-    if action.kind == "rise":
+    if only_promote and action.kind == "rise":
         text = f"canary has {view.weight} %, and promotion needs {weights.HIGHEST} %; `rollout advance`"
         action = Action(kind="hold", text=text)
     code = Exit.DONE
@@ -353,7 +325,24 @@ def promote(stack: str | None, as_json: bool, dry_run: bool, git: bool, packs: t
         say(f"would {action.kind} at {view.weight} %: {action.text}")
     else:
         code = stepper.act(view, verdict, action)
-    ended(code, as_json, {"stack": stepper.site.stack, "action": vars(action), "said": lines})
+    told = {"stack": stepper.site.stack, "weight": view.weight, "action": vars(action), "notes": verdict.notes}
+    ended(code, as_json, {**told, "said": lines})
+
+
+@click.command
+@changing
+@_packs
+def advance(**options: Any) -> None:
+    """One gated step: up a rung, promotion after the last, or back; or why nothing is done."""
+    _step(False, **options)
+
+
+@click.command
+@changing
+@_packs
+def promote(**options: Any) -> None:
+    """Makes canary stable, at 100 % and after the bake, if the judge lets it."""
+    _step(True, **options)
 
 
 @click.command
@@ -395,10 +384,7 @@ def start(
     text = ", ".join(f"{name} {image}" for name, image in wanted.items())
     if dry_run:
         with site.tried(file) as path:
-            try:
-                say(f"would start {text} at {first} %: {site.engine.preview(config=path, policy_packs=packs)}")
-            except engine.Failed as error:
-                raise _stop(error, "nothing was changed") from error
+            say(f"would start {text} at {first} %: {site.engine.preview(config=path, policy_packs=packs)}")
     else:
         told = history.message("start", text)
         update(site, file, told, packs)

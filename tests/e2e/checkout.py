@@ -14,7 +14,7 @@ from typing import Any
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, inside
 
-HUNG = 240
+HUNG = 1000
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.lab
 
 TOKEN = "a token of this test"
 PORT = 9094
-WAIT = 120
+WAIT = 300
 RATE = 100
 
 
@@ -61,7 +61,7 @@ def test_a_good_version_is_started_climbs_and_is_promoted_and_git_has_every_rung
     with load.Steady(url(), RATE) as steady:
         started = checkout.rollout("start", "web", good, "--git")
         assert started.code == 0, started.text
-        done = checkout.rollout("run", "--interval", "2", "--git", "--for", "200")
+        done = checkout.rollout("run", "--interval", "2", "--git", "--for", "900")
         lost = steady.lost()
     assert done.code == 0, done.text
     assert not lost
@@ -85,7 +85,7 @@ def test_a_version_that_fails_is_rolled_back_by_the_judge_with_its_reason(checko
     bad = image("fail60")
     with load.Steady(url(), RATE):
         assert checkout.rollout("start", "web", bad).code == 0
-        done = checkout.rollout("run", "--interval", "1", "--for", "150")
+        done = checkout.rollout("run", "--interval", "1", "--for", "900")
     assert done.code == 3, done.text
     told = checkout.outputs()
     assert (told["phase"], told["weight"]) == ("halted", 0)
