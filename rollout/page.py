@@ -11,10 +11,9 @@ from pathlib import Path
 from string import Template
 from xml.etree.ElementTree import Element, tostring
 
-from core import judge
-from core.judge import Verdict, clock
+from core.judge import Verdict, clock, percent
 from core.timeline import Update, canaries
-from rollout.plot import Plot, tag
+from rollout.plot import Plot, Values, tag
 
 _MARKS = {"advance": "M6 0 12 11H0Z", "hold": "M1 1H5V11H1ZM7 1H11V11H7Z", "rollback": "M6 12 0 1H12Z"}
 _OUTCOMES = {"promoted": "advance", "rolled back": "rollback"}
@@ -63,10 +62,6 @@ class Page:
     threshold: float | None = None
     error_limit: float | None = None
     p95_limit: float | None = None
-
-
-Get = Callable[[Point], float | None]
-Show = Callable[[float | None], str]
 
 
 def render(page: Page) -> str:
@@ -140,25 +135,17 @@ def _time(at: datetime) -> Element:
     return tag("time", tag("span", day, class_="soft"), f" {hour}", datetime=f"{day}T{hour}Z")
 
 
-def _figure(value: float | None, unit: str = "") -> str:
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:,.0f}{unit}" if abs(value) >= 100 else f"{float(f'{value:.2g}'):g}{unit}"
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None or math.isnan(share) else judge.percent(share)
+def _milliseconds(value: float) -> str:
+    return f"{_short(value)} ms"
 
 
-def _milliseconds(value: float | None) -> str:
-    return _figure(value, " ms")
-
-
-def _odds(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "-"
+def _odds(value: float) -> str:
     value = min(1e9, max(1e-9, value))
-    return f"1 : {_figure(1 / value)}" if value < 1 else f"{_figure(value)} : 1"
+    return f"{_short(value)} : 1" if value >= 1 else f"1 : {_short(1 / value)}"
 
 
 def _mark(kind: str) -> Element:
@@ -173,14 +160,19 @@ def _table(kind: str, heads: Sequence[str], rows: Iterable[Sequence[Element | st
     return tag("table", tag("thead", head), tag("tbody", *body), class_=kind)
 
 
+def _sure(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
 def _arms(series: Sequence[Point]) -> list[Element]:
     """Both tracks' totals side by side."""
     rows = list[Sequence[Element | str]]()
     for name, arms in (("canary", [one.canary for one in series]), ("stable", [one.stable for one in series])):
         total = Arm(requests=sum(one.requests or 0 for one in arms), errors=sum(one.errors or 0 for one in arms))
-        times = sorted(one.p95 for one in arms if one.p95 is not None and not math.isnan(one.p95))
-        middle = _milliseconds(times[len(times) // 2] if times else None)
-        rows.append((tag("b", name), f"{total.requests:,.0f}", f"{total.errors:,.0f}", _percent(total.rate), middle))
+        times = sorted(value for one in arms if (value := _sure(one.p95)) is not None)
+        middle = _milliseconds(times[len(times) // 2]) if times else "-"
+        rate = "-" if total.rate is None else percent(total.rate)
+        rows.append((tag("b", name), f"{total.requests:,.0f}", f"{total.errors:,.0f}", rate, middle))
     return [_table("arms", ("", "requests", "failed", "of these", "p95, median"), rows)] if series else []
 
 
@@ -194,59 +186,54 @@ def _charts(page: Page) -> list[Element]:
     moves = [one for i, one in enumerate(moves) if i + 1 == len(moves) or moves[i + 1][0] > begin]
     moves = [one for i, one in enumerate(moves) if i == 0 or one[1] != moves[i - 1][1]]
 
-    def values(get: Get) -> list[tuple[datetime, float | None]]:
-        return [(one.at, get(one)) for one in page.series]
+    def column(get: Callable[[Point], float | None]) -> Values:
+        return [(one.at, _sure(get(one))) for one in page.series]
 
-    def plot(show: Show, gets: Iterable[Get], *reach: float | None, log: bool = False) -> Plot:
-        seen = [*reach, *(get(one) for get in gets for one in page.series)]
-        return Plot(begin, end, moves, show, [one for one in seen if one is not None and not math.isnan(one)], log)
+    def plot(show: Callable[[float], str], columns: Iterable[Values], *reach: float, log: bool = False) -> Plot:
+        seen = [value for one in columns for _, value in one if value is not None]
+        return Plot(begin, end, moves, show, [*reach, *seen], log)
 
-    def figure(title: str, about: str, drawn: Plot, show: Show, columns: Mapping[str, Get]) -> Element:
-        rows: list[list[Element | str]] = [
-            [_time(one.at), *(show(get(one)) for get in columns.values())] for one in page.series
-        ]
-        behind = tag(
-            "details",
-            tag("summary", f"{title} as a table"),
-            tag("div", _table("figures", ("time", *columns), rows), tabindex=0),
-        )
+    def figure(title: str, about: str, drawn: Plot, columns: Mapping[str, Values]) -> Element:
+        rows = list[list[Element | str]]()
+        for row in zip(*columns.values(), strict=True):
+            rows.append([_time(row[0][0]), *("-" if value is None else drawn.show(value) for _, value in row)])
+        table = tag("div", _table("figures", ("time", *columns), rows), tabindex=0)
+        behind = tag("details", tag("summary", f"{title} as a table"), table)
         return tag("figure", tag("figcaption", tag("h3", title), tag("span", about)), drawn.svg(title), behind)
 
-    def arms(title: str, about: str, show: Show, get: Callable[[Arm], float | None], limit: float | None) -> Element:
-        tracks: dict[str, Get] = {"canary": lambda one: get(one.canary), "stable": lambda one: get(one.stable)}
-        drawn = plot(show, tracks.values(), limit and 1.05 * limit)
-        drawn.limit(limit, f"limit {show(limit)}")
-        for name, one in reversed(tracks.items()):
-            drawn.line(name, values(one), name)
-        return figure(title, f"{about} canary (solid) and stable (dashed)", drawn, show, tracks)
+    def arms(
+        title: str, about: str, show: Callable[[float], str], get: Callable[[Arm], float | None], limit: float | None
+    ) -> Element:
+        tracks = {"canary": column(lambda one: get(one.canary)), "stable": column(lambda one: get(one.stable))}
+        drawn = plot(show, tracks.values(), 0 if limit is None else 1.05 * limit)
+        if limit is not None:
+            drawn.limit(limit, f"limit {show(limit)}")
+        for name, values in reversed(tracks.items()):
+            drawn.line(name, values, name)
+        return figure(title, f"{about} canary (solid) and stable (dashed)", drawn, tracks)
 
-    shares: dict[str, Get] = {
-        "share": lambda one: one.share,
-        "at least": lambda one: one.share_low,
-        "at most": lambda one: one.share_high,
-    }
-    traffic = plot(_percent, [shares["share"]], *(min(1, 1.3 * weight / 100) for _, weight in moves))
-    traffic.band(values(shares["at least"]), values(shares["at most"]))
+    share, low = column(lambda one: one.share), column(lambda one: one.share_low)
+    high = column(lambda one: one.share_high)
+    traffic = plot(percent, [share], *(min(1, 1.3 * weight / 100) for _, weight in moves))
+    traffic.band(low, high)
     traffic.steps("weight", [(at, weight / 100) for at, weight in moves])
-    traffic.line("canary", values(shares["share"]), "share")
+    traffic.line("canary", share, "share")
     for (at, one), *_ in _groups(page):
         traffic.mark(at, _MARKS[one.kind], one.kind, f"{at:%H:%M:%S} {one.kind}: {one.reason}")
-    about = (
-        "to canary: the weight (thin steps), the share measured (thick), its interval (band) and the verdicts (above)"
-    )
+    about = "to canary: the weight (thin steps), the share measured (thick), its interval (band); above, the verdicts"
     found = [
-        figure("Traffic", about, traffic, _percent, shares),
-        arms("Errors", "share of failed requests,", _percent, lambda arm: arm.rate, page.error_limit),
+        figure("Traffic", about, traffic, {"share": share, "at least": low, "at most": high}),
+        arms("Errors", "share of failed requests,", percent, lambda arm: arm.rate, page.error_limit),
         arms("Latency", "95th percentile,", _milliseconds, lambda arm: arm.p95, page.p95_limit),
     ]
     if page.threshold is not None:
-        odds: dict[str, Get] = {"evidence": lambda one: one.evidence}
-        evidence = plot(_odds, odds.values(), page.threshold, log=True)
-        evidence.limit(math.sqrt(page.threshold), f"no advance above {_odds(math.sqrt(page.threshold))}", "doubt")
-        evidence.limit(page.threshold, f"rollback at {_odds(page.threshold)}")
-        evidence.line("evidence", values(odds["evidence"]), "")
+        values, doubt = column(lambda one: one.evidence), math.sqrt(page.threshold)
+        drawn = plot(_odds, [values], page.threshold, log=True)
+        drawn.limit(doubt, f"no advance above {_odds(doubt)}", "doubt")
+        drawn.limit(page.threshold, f"rollback at {_odds(page.threshold)}")
+        drawn.line("evidence", values, "")
         about = "that canary is worse than stable: the odds against chance, on a logarithmic scale"
-        found.append(figure("Evidence", about, evidence, _odds, odds))
+        found.append(figure("Evidence", about, drawn, {"evidence": values}))
     return found
 
 

@@ -21,7 +21,7 @@ LOWEST, HIGHEST = 1e-2, 1e9
 _TICKS = [1, 2, 5, 10, 15, 30, *(60 * m for m in (1, 2, 5, 10, 15, 30)), *(3600 * h for h in (1, 2, 3, 6, 12, 24))]
 
 Values = Sequence[tuple[datetime, float | None]]
-"""By time; None and NaN mean that nobody knows, which is drawn as a gap."""
+"""By time; None means that nobody knows, which is drawn as a gap."""
 
 
 def tag(name: str, *inside: Element | str | None, **attributes: object) -> Element:
@@ -52,7 +52,7 @@ class Plot:
         reach: Sequence[float],
         log: bool = False,
     ) -> None:
-        self._begin, self._length, self._show = begin, max(end - begin, timedelta(seconds=1)), show
+        self._begin, self._length, self.show = begin, max(end - begin, timedelta(seconds=1)), show
         self._drawn, self._texts, self._said = list[Element](), list[Element](), list[str]()
         self._labels = list[tuple[float, float, str, str]]()
         self._y, ticks = (_log if log else _linear)(reach)
@@ -72,11 +72,10 @@ class Plot:
             at = datetime.fromtimestamp(number * step, UTC)
             self._write(f"{at:{form}}", self._x(at), HEIGHT + 18, "hour fine" if (number - first) % 2 else "hour")
 
-    def limit(self, value: float | None, text: str, kind: str = "limit") -> None:
+    def limit(self, value: float, text: str, kind: str = "limit") -> None:
         """A line across, and what it means."""
-        if value is not None:
-            self._across(self._y(value), kind)
-            self._write(text, 6, self._y(value) - 6, f"says {kind}")
+        self._across(self._y(value), kind)
+        self._write(text, 6, self._y(value) - 6, f"says {kind}")
 
     def steps(self, name: str, values: Sequence[tuple[datetime, float]]) -> None:
         """What stays as it is until the next value."""
@@ -84,7 +83,7 @@ class Plot:
         for (at, value), (until, _) in pairwise([*values, (self._begin + self._length, 0.0)]):
             path += f"{'V' if path else f'M{self._part(at)} '}{self._y(value):.1f}H{self._part(until)}"
         self._stretched(path, f"curve {name}")
-        self._said.append(f"{name} {', '.join(self._show(value) for _, value in values)}")
+        self._said.append(f"{name} {', '.join(self.show(value) for _, value in values)}")
 
     def line(self, name: str, values: Values, label: str) -> None:
         """A curve of the CSS class `name`, broken where nobody knows; its last value stands beside its end."""
@@ -95,8 +94,8 @@ class Plot:
             self._said.append(f"{label}: no data")
             return
         (at, last), found = runs[-1][-1], [value for run in runs for _, value in run]
-        self._labels.append((self._y(last), self._part(at), name, f"{label} {self._show(last)}"))
-        self._said.append(f"{label}: {self._show(min(found))} to {self._show(max(found))}, last {self._show(last)}")
+        self._labels.append((self._y(last), self._part(at), name, f"{label} {self.show(last)}"))
+        self._said.append(f"{label}: {self.show(min(found))} to {self.show(max(found))}, last {self.show(last)}")
 
     def band(self, low: Values, high: Values) -> None:
         """The area between two curves of the same times."""
@@ -144,7 +143,7 @@ def _runs(values: Values) -> list[list[tuple[datetime, float]]]:
     longest = 3 * between[len(between) // 2] if between else timedelta()
     found, before = list[list[tuple[datetime, float]]](), None
     for at, value in values:
-        if value is None or math.isnan(value):
+        if value is None:
             before = None
             continue
         if before is None or at - before > longest:
