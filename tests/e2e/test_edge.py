@@ -285,7 +285,7 @@ def test_a_refused_function_leaves_the_published_one_at_work_and_running_again_c
             assert green() == 2_500
             assert tracks(as_viewers([viewer])) == ["stable"]
         aws.faults()
-        rolling.up().check()
+        rolling.up("--refresh").check()  # without, the provider takes the new code for written
         assert tracks(as_viewers([viewer], **beta)) == ["stable"], "the new function takes the new header away"
     assert (steady.counts().lost, steady.counts().refused) == (0, 0), steady.lost()
     assert rolling.planned() == {}
