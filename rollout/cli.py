@@ -30,9 +30,7 @@ class Stop(click.ClickException):
         self.exit_code = int(code)  # type: ignore[misc]
 
 
-COMMANDS = {
-    "check": "rollout.check",
-}
+COMMANDS: dict[str, str] = {}
 """Where each command is: the module has a click command named `command`."""
 
 
