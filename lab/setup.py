@@ -88,7 +88,8 @@ def ensure_venv(runner: Runner, venv: Path, lock_file: Path, task: str, doing: s
 def python_packages(runner: Runner) -> None:
     venv = venv_directory("venv", REQUIREMENTS)
     ensure_venv(runner, venv, REQUIREMENTS, "python", "making the environment")
-    link_venv(venv)
+    link_venv(VENV, venv)
+    link_venv(ROOT / "policies" / ".venv", venv)  # elsewhere `pulumi install` makes one for the pack alone
 
 
 def ministack(runner: Runner) -> None:
@@ -97,14 +98,14 @@ def ministack(runner: Runner) -> None:
     ensure_venv(runner, venv, MINISTACK_LOCK, "ministack", "making the environment")
 
 
-def link_venv(venv: Path) -> None:
-    if VENV.is_symlink() and VENV.readlink() == venv:
+def link_venv(link: Path, venv: Path) -> None:
+    if link.is_symlink() and link.readlink() == venv:
         return
-    if VENV.exists() and not VENV.is_symlink():
-        raise SetupError(f"{VENV} is a folder of its own; move it away: set-up puts a link to {venv} there")
-    aside = VENV.with_name(f".venv.{os.getpid()}")
+    if link.exists() and not link.is_symlink():
+        raise SetupError(f"{link} is a folder of its own; move it away: set-up puts a link to {venv} there")
+    aside = link.with_name(f".venv.{os.getpid()}")
     aside.symlink_to(venv)
-    aside.rename(VENV)
+    aside.rename(link)
 
 
 # --- Debian packages ----------------------------------------------------------------------------------------
