@@ -48,9 +48,9 @@ class Aws:
 
     @cached_property
     def _session(self) -> Any:
-        import boto3
+        from botocore.session import Session  # boto3 without what S3 needs
 
-        return boto3.Session(region_name=self.region)
+        return Session()
 
     def client(self, service: str, region: str = "") -> Any:
         """The client of a service."""
@@ -61,7 +61,7 @@ class Aws:
             if key not in self._clients:
                 # The real provider tries 25 times; here nobody has the time.
                 config = Config(retries={"mode": "standard", "max_attempts": 3})
-                self._clients[key] = self._session.client(service, region_name=key[1], config=config)
+                self._clients[key] = self._session.create_client(service, region_name=key[1], config=config)
             return self._clients[key]
 
     def call(
