@@ -53,7 +53,7 @@ bench: setup
 	@$(PY) -m lab.bench $(ARGS)
 
 golden: setup-python
-	@$(PY) -m pytest tests/unit/test_golden.py --update-golden $(ARGS)
+	@$(PY) -m pytest tests/unit/test_golden.py tests/unit/test_policies.py::test_the_document_is_current --update-golden $(ARGS)
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
