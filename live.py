@@ -26,6 +26,7 @@ class Live:
 
     `ready` and `replicas` tell of Deployments by name: whether all pods serve, and how many there are to be, as whoever
     scales them left it.  `around` reads what stands beside our objects, when somebody asks: a way down does not.
+    `notes` are the annotations of the routes.
     """
 
     cluster: str | None = None
@@ -34,6 +35,7 @@ class Live:
     ready: Mapping[str, bool] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)
     around: Callable[[], conflicts.Around] = conflicts.Around
+    notes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
@@ -53,14 +55,19 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
         pulumi.log.warn(f"the cluster could not be read, so hand edits of routes stay unseen in this run: {error}")
         return Live()
 
+    notes: dict[str, Mapping[str, str]] = {}
+
     def specs(kind: str, plural: str) -> Mapping[str, Any] | None:
         resource = create_namespaced_resource("networking.istio.io", "v1", kind, plural)
         try:
-            return {str(item.metadata.name): item.spec for item in client.list(resource) if item.metadata}
+            found = {str(item.metadata.name): item for item in client.list(resource) if item.metadata}
         except httpx2.HTTPStatusError as error:  # ApiError is one too
             if error.response.status_code == httpx2.codes.NOT_FOUND:  # the kinds come with the mesh: not there yet
                 return None
             raise
+        if kind == "VirtualService":
+            notes.update({name: item.metadata.annotations or {} for name, item in found.items()})
+        return {name: item.spec for name, item in found.items()}
 
     try:
         deployments = {
@@ -75,6 +82,7 @@ def read(namespace: str, context: str | None, kubeconfig: str | None) -> Live:
             {name: _is_ready(found) for name, found in deployments.items()},
             {name: int(found["spec"].get("replicas", 1)) for name, found in deployments.items()},
             lambda: _around(client, namespace),
+            notes,
         )
     except (exceptions.ApiError, httpx2.HTTPError) as error:
         pulumi.log.warn(f"the namespace {namespace} could not be read, so hand edits stay unseen in this run: {error}")

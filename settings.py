@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 import pulumi
 from pulumi.runtime import config as runtime_config
@@ -13,24 +10,7 @@ from pulumi.runtime import config as runtime_config
 from core import checks
 from core.model import Settings
 
-
-def raw(everything: Mapping[str, Any], project: str) -> dict[str, Any]:
-    """The project's keys without their prefix; structured values arrive as JSON text, scalars as plain text."""
-    found = {}
-    for key, value in everything.items():
-        namespace, _, name = key.partition(":")
-        if namespace == project:
-            found[name] = value if name.startswith(checks.SECRET) else _structured(value)
-    return found
-
-
-def _structured(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("{", "[")):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value  # the model names the key and shows the text
-    return value
+raw = checks.raw  # the same form, for whoever has a configuration in hand
 
 
 def load(now: datetime) -> Settings:
@@ -40,7 +20,7 @@ def load(now: datetime) -> Settings:
     """
     everything = {**runtime_config.get_config_env(), **runtime_config.CONFIG.get()}
     try:
-        settings, warnings = checks.parse(raw(everything, pulumi.get_project()))
+        settings, warnings = checks.parse(checks.raw(everything, pulumi.get_project()))
     except checks.SettingsError as error:
         raise pulumi.RunError(str(error)) from error
     for warning in warnings:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pulumi
 
-from core import capacity, conflicts, plan, record
+from core import conflicts, plan, record, step
 from core.model import Settings
 from live import Live
 from policies import weights
@@ -52,10 +52,8 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
 
     Raises `pulumi.RunError`, one line per refusal, when the rules forbid it.
     """
-    pairs = {}
-    for name in settings.services:
-        old = before[name].route if name in before else None
-        pairs[name] = old, record.wanted(name, settings, old)
+    before = {name: record.adopted(entry, live.notes.get(name, {})) for name, entry in before.items()}
+    pairs = step.pairs(settings, {name: entry.route for name, entry in before.items()})
     _refuse_other_cluster(before, live)
     if settings.strategy == "flagger" and before:
         raise pulumi.RunError(
@@ -64,7 +62,7 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
         )
     for name in _excepted(settings, pairs, live, now):
         old, new = pairs[name]
-        kept = tuple(image for image in new.rejected if not weights.rejection(_canary(settings, name), [image]))
+        kept = tuple(image for image in new.rejected if not weights.rejection(step.image(settings, name), [image]))
         pairs[name] = old, replace(new, rejected=kept)
     notes: dict[str, Mapping[str, str]] = {}
     rule_notes: dict[str, Mapping[str, str]] = {}
@@ -87,11 +85,6 @@ def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, 
     return plan.Transition(notes, rule_notes, plan.order(pairs), at_least, shares)
 
 
-def _canary(settings: Settings, name: str) -> str | None:
-    track = settings.services[name].canary
-    return track.image if track else None
-
-
 def _refuse_other_cluster(before: Mapping[str, record.Record], live: Live) -> None:
     for name, entry in before.items():
         if live.cluster and entry.cluster and live.cluster != entry.cluster:
@@ -101,51 +94,19 @@ def _refuse_other_cluster(before: Mapping[str, record.Record], live: Live) -> No
             )
 
 
-def _excepted(
-    settings: Settings,
-    pairs: Mapping[str, tuple[weights.Route | None, weights.Route]],
-    live: Live,
-    now: datetime,
-) -> Sequence[str]:
+def _excepted(settings: Settings, pairs: step.Pairs, live: Live, now: datetime) -> Sequence[str]:
     """Services whose change only the override lets pass; raises where it does not."""
-    lines: dict[str, list[str]] = {}
-    broken: dict[str, tuple[int, int]] = {}
-    override = settings.override.rule() if settings.override else None
-    window = settings.windows.obstacle(now)
     around = live.around() if settings.strategy == "istio" and any(map(_matters, pairs.values())) else None
-    for name, (old, new) in pairs.items():
-        silent = list(conflicts.found(name, settings, around)) if around else []
-        for line in silent if not weights.rises(old, new) else ():
+    silent = {name: list(conflicts.found(name, settings, around)) if around else [] for name in pairs}
+    for name, pair in pairs.items():
+        for line in silent[name] if not weights.rises(*pair) else ():
             pulumi.log.warn(f"{name}: {line}")
-        deployed = old is not None and old.canary is not None and old.canary == new.canary
-        found = weights.refusals(
-            old,
-            new,
-            now=now,
-            hold=settings.hold,
-            canary_ready=live.ready.get(f"{name}-canary") if deployed else None,
-            obstacles=[
-                obstacle
-                for obstacle in (
-                    window,
-                    capacity.shortage(settings, name, live.replicas.get(f"{name}-stable")),
-                    weights.rejection(_canary(settings, name), [*new.rejected, *settings.rejected]),
-                    *(f"would not be in force: {line}" for line in silent),
-                )
-                if obstacle
-            ],
-        )
-        if found:
-            broken[name], lines[name] = (0 if old is None else old.weight, new.weight), found
-    if not lines:
-        return ()
-    if override is None or not weights.covered(override, broken, now):
-        texts = [weights.refusal_text(name, found, *broken[name], override, now) for name, found in lines.items()]
-        raise pulumi.RunError("\n".join(texts))
-    for name, found in lines.items():
-        for line in found:
-            pulumi.log.warn(f"allowed by canary:override ({override.reason}): {name}: {line}")
-    return list(broken)
+    verdict = step.decide(settings, pairs, now, ready=live.ready, replicas=live.replicas, silent=silent)
+    if verdict.refused:
+        raise pulumi.RunError("\n".join(verdict.refused))
+    for line in verdict.excepted:
+        pulumi.log.warn(line)
+    return verdict.broken
 
 
 def _matters(pair: tuple[weights.Route | None, weights.Route]) -> bool:

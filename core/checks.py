@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -25,14 +26,6 @@ LONGEST_SERVICE = 63 - len("-stable")
 """Children are named `<service>-stable` and `<service>-canary`; a label value holds 63 characters."""
 
 
-class SettingsError(ValueError):
-    """The configuration cannot be used; one line per problem in `lines`."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        self.lines = list(lines)
-        super().__init__("\n".join(lines))
-
-
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong: where, what was there, and why with the fix.  `prune` is what a revert may leave out."""
@@ -47,6 +40,34 @@ class Problem:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).lstrip(".")
         got = "nothing" if self.value is None else _short(self.value)
         return f"canary:{where}: got {got}: {self.text}"
+
+
+class SettingsError(ValueError):
+    """The configuration cannot be used; one line per problem in `lines`."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = problems
+        self.lines = sorted({problem.line() for problem in problems})
+        super().__init__("\n".join(self.lines))
+
+
+def raw(everything: Mapping[str, Any], project: str) -> dict[str, Any]:
+    """The project's keys without their prefix; structured values arrive as JSON text, scalars as plain text."""
+    found = {}
+    for key, value in everything.items():
+        namespace, _, name = key.partition(":")
+        if namespace == project:
+            found[name] = value if name.startswith(SECRET) else _structured(value)
+    return found
+
+
+def _structured(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("{", "[")):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value  # the model names the key and shows the text
+    return value
 
 
 def parse(raw: Mapping[str, Any]) -> tuple[Settings, list[str]]:
@@ -65,7 +86,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Settings, list[str]]:
             return settings, warnings
         cuts = [problem.prune for problem in problems]
         if not _is_down(raw) or None in cuts:
-            raise SettingsError(sorted({problem.line() for problem in problems}))
+            raise SettingsError(problems)
         left_out = [_remove(data, cut) for cut in {cut for cut in cuts if cut is not None}]
         if any(left_out):
             lines = [problem.line() for problem in problems]
@@ -73,7 +94,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[Settings, list[str]]:
         elif settings is not None:
             return settings, warnings  # what is still wrong is a default, and was named before
         else:
-            raise SettingsError(sorted({problem.line() for problem in problems}))
+            raise SettingsError(problems)
 
 
 def _attempt(data: dict[str, Any]) -> tuple[Settings | None, list[Problem]]:

@@ -115,12 +115,14 @@ def _truth(value: object) -> object:
     raise ValueError("must be true or false")
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+_Digits = Annotated[str, Field(pattern=r"^ *-?\d+ *$")]
+Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int | _Digits)]
 Weight = Annotated[Whole, AfterValidator(_weight), Field(json_schema_extra={"minimum": 0, "maximum": 100})]
 Positive = Annotated[Whole, Field(ge=1)]
 Port = Annotated[Whole, Field(ge=1, le=65535)]
 Seconds = Annotated[int, BeforeValidator(_seconds), Field(json_schema_extra={"type": ["string", "integer"]})]
-Truth = Annotated[bool, BeforeValidator(_truth)]
+_Word = Annotated[str, Field(pattern="^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$")]
+Truth = Annotated[bool, BeforeValidator(_truth, json_schema_input_type=bool | _Word)]
 Name = Annotated[str, AfterValidator(_name)]
 Host = Annotated[str, AfterValidator(_host)]
 Image = Annotated[str, AfterValidator(_image)]

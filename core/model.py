@@ -166,7 +166,7 @@ def _rung(value: object) -> object:
     return value if isinstance(value, Mapping) else {"weight": value}
 
 
-Step = Annotated[Rung, BeforeValidator(_rung, json_schema_input_type=Rung | int)]
+Step = Annotated[Rung, BeforeValidator(_rung, json_schema_input_type=Rung | Whole)]
 
 
 class Gateway(Model):
@@ -243,8 +243,14 @@ class Windows(Model):
 
     def obstacle(self, now: datetime) -> str | None:
         """Why nothing may rise at `now`, and when it may; None when it may."""
-        days = [windows.Freeze(freeze.from_, freeze.to, freeze.why) for freeze in self.freezes]
-        return windows.obstacle(self.raise_, days, now)
+        return windows.obstacle(self.raise_, self._days(), now)
+
+    def opens(self, now: datetime) -> datetime | None:
+        """When it may rise: `now`, or the first minute after it; None: never."""
+        return windows.opens(self.raise_, self._days(), now)
+
+    def _days(self) -> list[windows.Freeze]:
+        return [windows.Freeze(freeze.from_, freeze.to, freeze.why) for freeze in self.freezes]
 
 
 class Alerts(Model):

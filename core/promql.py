@@ -8,7 +8,7 @@ the workload that answered; a request that found no endpoint has the workload, h
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,8 +38,10 @@ DOORS = {
     f',source_workload_namespace="{routes.INGRESS_NAMESPACE}"',
     "waypoint": 'reporter="waypoint"',
 }
-# gRPC's codes for what HTTP calls 5xx; the HTTP status beside them is 200.
-_GRPC_FAILURES = 'response_code!~"5..",grpc_response_status=~"2|4|12|13|14|15"'
+GRPC_FAILURES = ("2", "4", "12", "13", "14", "15")
+"""gRPC's codes for what HTTP calls 5xx; the HTTP status beside them is 200."""
+
+_GRPC_FAILURES = f'response_code!~"5..",grpc_response_status=~"{"|".join(GRPC_FAILURES)}"'
 
 
 class Counts(ABC):
@@ -100,16 +102,27 @@ class Raw(Counts):
         found = f"histogram_quantile(0.95, {self._sum(name, [counted], track, 'le')})"
         return f"1000 * {found}" if app else found
 
-    def _sum(self, metric: str, conditions: list[str], track: str, *more: str) -> str:
-        pods, prefix, doors = ("app", "version"), "", [""]
+    def selectors(self, metric: str, conditions: Sequence[str], track: str) -> list[str]:
+        """Selectors of the counters themselves, one for each door and condition: no series is in two of them."""
+        pods, prefix = self._pods
+        doors = [""]
         if not uses_app(self.settings):
-            pods, prefix = ("destination_service_name", "destination_workload"), "(?:.+-)?"
             space = f'destination_service_namespace="{self.settings.namespace}"'
             doors = [f"{door},{space}" for name, door in DOORS.items() if self.door in (None, name)]
         of = f'{pods[0]}=~"{"|".join(self.services or self.settings.services)}",{pods[1]}=~"{prefix}({track})"'
         chosen = [",".join(filter(None, (door, of, one))) for door in doors for one in conditions]
-        # No series is in two of these, so `or` puts them side by side.
-        rates = " or ".join(f"rate({metric}{{{one}}}[{self.window}s])" for one in chosen)
+        return [f"{metric}{{{one}}}" for one in chosen]
+
+    @property
+    def _pods(self) -> tuple[tuple[str, str], str]:
+        """The labels that tell service and track, and what may stand before the track."""
+        if uses_app(self.settings):
+            return ("app", "version"), ""
+        return ("destination_service_name", "destination_workload"), "(?:.+-)?"
+
+    def _sum(self, metric: str, conditions: Sequence[str], track: str, *more: str) -> str:
+        pods, prefix = self._pods
+        rates = " or ".join(f"rate({one}[{self.window}s])" for one in self.selectors(metric, conditions, track))
         total = f"sum by ({', '.join((*pods, *more))}) ({rates})"
         for label, source, pattern in (("service", pods[0], "(.+)"), ("track", pods[1], f"{prefix}({track})")):
             total = f'label_replace({total}, "{label}", "$1", "{source}", "{pattern}")'

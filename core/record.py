@@ -127,6 +127,18 @@ def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any]
     )
 
 
+def adopted(entry: Record, notes: Mapping[str, str]) -> Record:
+    """The record with what a direct halt has left on the live route (its annotations), which the state does not know.
+
+    Without it a checkout that still asks for a share would take the halt for a hand edit, and take it back.
+    """
+    if notes.get(f"{PREFIX}halted") != "true" or entry.route.halted:
+        return entry
+    images = list(filter(None, notes.get(f"{PREFIX}rejected", "").split(",")))
+    rejected = weights.remembered(entry.route.rejected, images)
+    return replace(entry, route=replace(entry.route, weight=weights.LOWEST, halted=True, rejected=rejected))
+
+
 def wanted(name: str, settings: Settings, old: weights.Route | None = None) -> weights.Route:
     """The route that the settings ask for after `old`, what is remembered of which goes on."""
     service = settings.services[name]

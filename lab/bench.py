@@ -6,7 +6,6 @@ cluster. Writes `bench/results.json` and `docs/benchmarks.md`; prints ratios.  N
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import platform
@@ -24,8 +23,7 @@ import yaml
 from lab import bench_edge, load, namespace
 from lab.parts import all_parts
 from lab.paths import LAB, ROOT
-from lab.request import request
-from lab.stack import Stack
+from lab.stack import Stack, api
 
 RUNS = 7
 ROUTE = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices/web"
@@ -133,14 +131,14 @@ def past_a_crash(stack: Stack) -> float:
     stack.edit(weight=5)
     stack.up().check()
     crash.touch()
-    while asyncio.run(request("GET", CANARY))["status"].get("availableReplicas"):
+    while api("GET", CANARY)["status"].get("availableReplicas"):
         time.sleep(0.2)
     stack.refresh()
     stack.edit(weight=0)
     update = threading.Thread(target=stack.up)
     start = time.monotonic()
     update.start()
-    while asyncio.run(request("GET", ROUTE))["spec"]["http"][-1]["route"][1]["weight"]:
+    while api("GET", ROUTE)["spec"]["http"][-1]["route"][1]["weight"]:
         time.sleep(0.02)
     seconds = time.monotonic() - start
     crash.unlink()

@@ -95,6 +95,12 @@ GO_TOOLS = (
     # On its own too: a user who has a Pulumi CLI should not build one for the sake of this file.
     GoTool("pulumi-exec", "pulumi", provides=(EXEC_FILE,), copies=(_EXEC_COPY,)),
     GoTool(
+        "actionlint",
+        "actionlint",
+        provides=("actionlint",),
+        packages=("github.com/rhysd/actionlint/cmd/actionlint",),
+    ),
+    GoTool(
         "etcd",
         "etcd",
         provides=("etcd",),

@@ -235,12 +235,16 @@ def _rise_text(old: Route | None, new: Route) -> str:
     return f"a wider rule at weight {new.weight}"
 
 
-def _held_until(old: Route, new: Route, now: datetime) -> str | None:
-    """When the hold of the recorded weight ends, if that is to come."""
-    if old.since is None:
+def held_until(old: Route | None, new: Route) -> datetime | None:
+    """When the hold of the recorded weight ends; None when it is not known since when it holds."""
+    if old is None or old.since is None:
         return None
-    earliest = old.since + timedelta(seconds=hold_of(old.steps or new.steps, old.weight))
-    return stamp(earliest) if now < earliest else None
+    return old.since + timedelta(seconds=hold_of(old.steps or new.steps, old.weight))
+
+
+def _held_until(old: Route, new: Route, now: datetime) -> str | None:
+    earliest = held_until(old, new)
+    return stamp(earliest) if earliest is not None and now < earliest else None
 
 
 def _stable_refusals(old: Route | None, new: Route, now: datetime) -> Sequence[str]:

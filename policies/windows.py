@@ -88,7 +88,7 @@ def obstacle(text: str | None, freezes: Sequence[Freeze], now: datetime) -> str 
 
     `text` holds the windows for rises (None: always).  Days are those of the first window's zone, UTC without one.
     """
-    zone: tzinfo = parse(text)[0].zone if text is not None else UTC
+    zone = _zone(text)
     if frozen := _frozen(freezes, now, zone):
         why = f"falls in the freeze {frozen.first} to {frozen.last} of canary:windows.freezes ({frozen.why})"
     elif not is_open(text, now):
@@ -97,6 +97,15 @@ def obstacle(text: str | None, freezes: Sequence[Freeze], now: datetime) -> str 
         return None
     opening = _opening(text, freezes, now, zone)
     return f"{why}; {f'allowed from {opening.strftime(STAMP)}' if opening else 'without end'}"
+
+
+def opens(text: str | None, freezes: Sequence[Freeze], now: datetime) -> datetime | None:
+    """When it may rise: `now`, or the first minute after it; None: never."""
+    return now if obstacle(text, freezes, now) is None else _opening(text, freezes, now, _zone(text))
+
+
+def _zone(text: str | None) -> tzinfo:
+    return parse(text)[0].zone if text is not None else UTC
 
 
 def _frozen(freezes: Sequence[Freeze], moment: datetime, zone: tzinfo) -> Freeze | None:

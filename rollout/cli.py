@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
+import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -29,11 +31,28 @@ class Stop(click.ClickException):
         super().__init__(message)
         self.exit_code = int(code)  # type: ignore[misc]
 
+    def show(self, file: IO[Any] | None = None) -> None:
+        """In the form that was asked for."""
+        if "--json" in sys.argv:
+            click.echo(json.dumps({"error": self.message.splitlines(), "exit": self.exit_code}, indent=1))
+        else:
+            super().show(file)
+
 
 COMMANDS = {
     "check": "rollout.check",
+    "history": "rollout.history",
+    "rollback": "rollout.rollback",
+    "advance": "rollout.steps:advance",
+    "promote": "rollout.steps:promote",
+    "start": "rollout.steps:start",
+    "status": "rollout.status",
+    "explain": "rollout.explain",
+    "run": "rollout.run",
+    "watch": "rollout.watch",
+    "judge": "rollout.judge",
 }
-"""Where each command is: the module has a click command named `command`."""
+"""Where each command is: the module has a click command named `command`, or as it says after the colon."""
 
 
 class _Commands(click.Group):
@@ -41,8 +60,8 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        command: click.Command | None = importlib.import_module(module).command if module else None
+        module, _, name = COMMANDS.get(cmd_name, "").partition(":")
+        command: click.Command | None = getattr(importlib.import_module(module), name or "command") if module else None
         return command
 
 

@@ -53,10 +53,11 @@ class Aws:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint.rstrip("/")
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # no proxy knows the lab
 
     def get(self, path: str) -> bytes:
         """The answer to a GET; `OSError` where there is none, or it is an error."""
-        with urllib.request.urlopen(f"{self._endpoint}{path}", timeout=5) as answer:
+        with self._open(f"{self._endpoint}{path}", timeout=5) as answer:
             found: bytes = answer.read()
         return found
 

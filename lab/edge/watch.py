@@ -31,6 +31,7 @@ SOURCES = Path(__file__).parent
 WITHOUT = {"viewer-request": "request", "viewer-response": "response"}
 """What a function that is not there would return."""
 
+# A reload closes idle connections, and a client that is just about to use one loses its request: so none is kept.
 CONFIG = """
 daemon off; worker_processes 1; user root; pid {folder}/pid; error_log {folder}/error.log warn;
 load_module {module};
@@ -41,7 +42,7 @@ http {{
     log_format lab escape=json '{{"at": $msec, "uri": "$uri", "status": $status, "data": "$edge_log"}}';
     js_var $edge_log;
     access_log {folder}/access.jsonl lab;
-    keepalive_timeout 3600s; keepalive_requests 10000000; client_max_body_size 0;
+    keepalive_timeout 0; client_max_body_size 0;
     server {{ listen {port} default_server; return 403 "no distribution has this alias\\n"; }}
 {servers}
 }}

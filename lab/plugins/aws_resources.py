@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from lab.plugins.aws_schema import SCHEMAS, Schema, from_aws, same, to_aws
+from lab.plugins.aws_schema import SCHEMAS, Schema, from_aws, to_aws
 from lab.plugins.protos import JSON
 
 POLL_SECONDS = 0.2
@@ -64,15 +64,20 @@ class Aws:
                 self._clients[key] = self._session.client(service, region_name=key[1], config=config)
             return self._clients[key]
 
-    def call(self, what: str, service: str, operation: str, region: str = "", **parameters: Any) -> JSON:
-        """One call; Refused with `what` failed and AWS' own words."""
+    def call(
+        self, what: str, service: str, operation: str, region: str = "", absent: str = "", **parameters: Any
+    ) -> JSON:
+        """One call; Refused with `what` failed and AWS' own words.  Nothing where AWS says `absent`."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         client = self.client(service, region)
         try:
             answer: JSON = getattr(client, operation)(**parameters)
         except ClientError as error:
-            raise Refused(f"{what}: {error}", error.response.get("Error", {}).get("Code", "")) from error
+            code = error.response.get("Error", {}).get("Code", "")
+            if absent and code == absent:
+                return {}
+            raise Refused(f"{what}: {error}", code) from error
         except BotoCoreError as error:
             raise Refused(f"{what}: {error}") from error
         return answer
@@ -107,23 +112,6 @@ class Kind:
     def delete(self, identity: str, state: JSON) -> None:
         raise NotImplementedError
 
-    def found(self, code: str, read: Callable[[], JSON]) -> JSON | None:
-        """What `read` gives; None if AWS says that it is not there."""
-        try:
-            return read()
-        except Refused as error:
-            if error.code == code:
-                return None
-            raise
-
-    def gone(self, code: str, delete: Callable[[], object]) -> None:
-        """Deletes what may be gone already."""
-        try:
-            delete()
-        except Refused as error:
-            if error.code != code:
-                raise
-
     def wait(self, identity: str, ready: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not ready():
@@ -138,9 +126,10 @@ class Kind:
         return {"tagsAll": tags, **({"tags": tags} if tags else {})}
 
     def retag(self, state: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-        arn, old, new = state["arn"], state.get("tags") or {}, inputs.get("tags") or {}
+        old, new = state.get("tags") or {}, inputs.get("tags") or {}
         if old == new:
             return
+        arn = state["arn"]
         if removed := [key for key in old if key not in new]:
             self.call("updating tags of", arn, "untag_resource", Resource=arn, TagKeys={"Items": removed})
         if new:
@@ -153,46 +142,35 @@ def _tags(tags: Mapping[str, str] | None) -> JSON:
 
 class KeyValueStore(Kind):
     title = "CloudFront Key Value Store"
-    computed = ("arn", "etag", "lastModifiedTime", "tagsAll")
+    computed = ("arn", "etag", "tagsAll")
 
     def create(self, inputs: JSON, timeout: float) -> str:
-        name, told = inputs["name"], {"Comment": inputs["comment"]} if "comment" in inputs else {}
+        """One that is not READY in time is left at AWS and forgotten, as by the real provider."""
+        name = inputs["name"]
         tags = {"Tags": _tags(inputs["tags"])} if inputs.get("tags") else {}
-        made = self.call("creating", name, "create_key_value_store", Name=name, **told, **tags)
-        identity = str(made["KeyValueStore"]["Id"])
+        made = self.call("creating", name, "create_key_value_store", Name=name, **tags)
 
         def ready() -> bool:
             store = self.call("reading", name, "describe_key_value_store", Name=name)["KeyValueStore"]
             return bool(store["Status"] == "READY")
 
-        try:
-            self.wait(name, ready, timeout or CREATE_SECONDS)
-        except Refused as error:
-            raise Unfinished(identity, error) from error
-        return identity
+        self.wait(name, ready, timeout or CREATE_SECONDS)
+        return str(made["KeyValueStore"]["Id"])
 
     def read(self, identity: str, state: Mapping[str, Any]) -> JSON | None:
         name = state["name"]
-        told = self.found("EntityNotFound", lambda: self.call("reading", name, "describe_key_value_store", Name=name))
-        if told is None or told["KeyValueStore"]["Id"] != identity:
+        told = self.call("reading", name, "describe_key_value_store", absent="EntityNotFound", Name=name)
+        store = told.get("KeyValueStore", {})
+        if store.get("Id") != identity:
             return None
-        store = told["KeyValueStore"]
-        found = {"name": name, "arn": store["ARN"], "etag": told["ETag"], **self.tags(store["ARN"])}
-        found["lastModifiedTime"] = store["LastModifiedTime"].isoformat()
-        return found | ({"comment": store["Comment"]} if store.get("Comment") else {})
+        return {"name": name, "arn": store["ARN"], "etag": told["ETag"], **self.tags(store["ARN"])}
 
     def update(self, identity: str, state: JSON, inputs: JSON) -> None:
-        name, comment = inputs["name"], inputs.get("comment", "")
-        if comment != state.get("comment", ""):
-            etag = state.get("etag", "")
-            self.call("updating", name, "update_key_value_store", Name=name, Comment=comment, IfMatch=etag)
         self.retag(state, inputs)
 
     def delete(self, identity: str, state: JSON) -> None:
         name, etag = state["name"], state.get("etag", "")
-        self.gone(
-            "EntityNotFound", lambda: self.call("deleting", name, "delete_key_value_store", Name=name, IfMatch=etag)
-        )
+        self.call("deleting", name, "delete_key_value_store", absent="EntityNotFound", Name=name, IfMatch=etag)
 
 
 class Keys(Kind):
@@ -264,7 +242,7 @@ class Function(Kind):
 
     def _content(self, inputs: JSON) -> JSON:
         arns = inputs.get("keyValueStoreAssociations", [])
-        config = {"Comment": inputs.get("comment", ""), "Runtime": inputs["runtime"]}
+        config = {"Comment": "", "Runtime": inputs["runtime"]}
         if arns:
             items = [{"KeyValueStoreARN": arn} for arn in arns]
             config["KeyValueStoreAssociations"] = {"Quantity": len(items), "Items": items}
@@ -283,15 +261,13 @@ class Function(Kind):
                 raise Unfinished(name, error) from error
         return name
 
-    def _describe(self, name: str, stage: str) -> JSON | None:
-        def read() -> JSON:
-            return self.call(f"reading the {stage} stage of", name, "describe_function", Name=name, Stage=stage)
-
-        return self.found("NoSuchFunctionExists", read)
+    def _describe(self, name: str, stage: str) -> JSON:
+        more = {"Name": name, "Stage": stage, "absent": "NoSuchFunctionExists"}
+        return self.call(f"reading the {stage} stage of", name, "describe_function", **more)
 
     def read(self, identity: str, state: Mapping[str, Any]) -> JSON | None:
         told = self._describe(identity, "DEVELOPMENT")
-        if told is None:
+        if not told:
             return None
         summary, live = told["FunctionSummary"], self._describe(identity, "LIVE")
         config = summary["FunctionConfig"]
@@ -304,29 +280,21 @@ class Function(Kind):
             "publish": state.get("publish", True),
             "arn": summary["FunctionMetadata"]["FunctionARN"],
             "etag": told["ETag"],
-            "liveStageEtag": live["ETag"] if live else "",
+            "liveStageEtag": live.get("ETag", ""),
             "status": summary.get("Status", ""),
         }
-        optional = {"comment": config.get("Comment"), "keyValueStoreAssociations": arns}
-        return found | {key: value for key, value in optional.items() if value}
+        return found | ({"keyValueStoreAssociations": arns} if arns else {})
 
     def update(self, identity: str, state: JSON, inputs: JSON) -> None:
-        etag, schema = state.get("etag", ""), self.schema
-        watched = ("code", "comment", "keyValueStoreAssociations", "runtime")
-        if not same(schema, *({key: bag[key] for key in watched if bag.get(key)} for bag in (state, inputs))):
-            told = self.call(
-                "updating", identity, "update_function", Name=identity, IfMatch=etag, **self._content(inputs)
-            )
-            etag = told["ETag"]
+        etag, content = state.get("etag", ""), self._content(inputs)
+        if content != self._content(state):
+            etag = self.call("updating", identity, "update_function", Name=identity, IfMatch=etag, **content)["ETag"]
         if inputs["publish"]:
             self._publish(identity, etag)
 
     def delete(self, identity: str, state: JSON) -> None:
-        etag = state.get("etag", "")
-        self.gone(
-            "NoSuchFunctionExists",
-            lambda: self.call("deleting", identity, "delete_function", Name=identity, IfMatch=etag),
-        )
+        more = {"Name": identity, "IfMatch": state.get("etag", ""), "absent": "NoSuchFunctionExists"}
+        self.call("deleting", identity, "delete_function", **more)
 
 
 class Policy(Kind):
@@ -334,6 +302,7 @@ class Policy(Kind):
 
     noun = ""
     forced = ()
+    computed = ("etag",)
     plans = True
 
     @property
@@ -352,36 +321,19 @@ class Policy(Kind):
         return str(made[self.noun]["Id"])
 
     def read(self, identity: str, state: Mapping[str, Any]) -> JSON | None:
-        told = self.found(
-            f"NoSuch{self.noun}", lambda: self.call("reading", identity, self._operation("get"), Id=identity)
-        )
-        if told is None:
+        told = self.call("reading", identity, self._operation("get"), absent=f"NoSuch{self.noun}", Id=identity)
+        if not told:
             return None
         found: JSON = from_aws(self._shape, self.schema, told[self.noun][f"{self.noun}Config"])
-        return found | {
-            "etag": told["ETag"],
-            "arn": f"arn:aws:cloudfront::{self._account(state)}:{self.path}/{identity}",
-        }
-
-    @property
-    def path(self) -> str:
-        return self._operation("")[1:].replace("_", "-")
-
-    def _account(self, state: Mapping[str, Any]) -> str:
-        """The account is part of the ARN and of no answer."""
-        known = str(state.get("arn", "")).split(":")
-        return known[4] if len(known) > 4 else str(self.aws.call("reading", "sts", "get_caller_identity")["Account"])
+        return found | {"etag": told["ETag"]}
 
     def update(self, identity: str, state: JSON, inputs: JSON) -> None:
         etag = state.get("etag", "")
         self.call("updating", identity, self._operation("update"), Id=identity, IfMatch=etag, **self._content(inputs))
 
     def delete(self, identity: str, state: JSON) -> None:
-        etag = state.get("etag", "")
-        self.gone(
-            f"NoSuch{self.noun}",
-            lambda: self.call("deleting", identity, self._operation("delete"), Id=identity, IfMatch=etag),
-        )
+        more = {"Id": identity, "IfMatch": state.get("etag", ""), "absent": f"NoSuch{self.noun}"}
+        self.call("deleting", identity, self._operation("delete"), **more)
 
 
 class CachePolicy(Policy):
@@ -399,27 +351,23 @@ class ResponseHeadersPolicy(Policy):
 class Distribution(Kind):
     title = "CloudFront Distribution"
     forced = ()
-    computed = ("arn", "callerReference", "domainName", "etag", "hostedZoneId", "lastModifiedTime", "status", "tagsAll")
+    computed = ("arn", "callerReference", "domainName", "etag", "status", "tagsAll")
     plans = True
-    _ours = ("retainOnDelete", "waitForDeployment", "tags")
 
     @property
     def _shape(self) -> Any:
         return self.aws.client("cloudfront").meta.service_model.shape_for("DistributionConfig")
 
     def _content(self, inputs: JSON, reference: str) -> JSON:
-        config: JSON = to_aws(self._shape, self.schema, {k: v for k, v in inputs.items() if k not in self._ours})
+        config: JSON = to_aws(self._shape, self.schema, inputs)
         behavior, cached = config["DefaultCacheBehavior"], inputs["defaultCacheBehavior"]["cachedMethods"]
         behavior["AllowedMethods"]["CachedMethods"] = {"Quantity": len(cached), "Items": cached}
         return {"Comment": "", "WebACLId": "", "Aliases": {"Quantity": 0}, **config, "CallerReference": reference}
 
-    def _deployed(self, identity: str, inputs: Mapping[str, Any], timeout: float) -> None:
-        def ready() -> bool:
-            told = self.call("reading", identity, "get_distribution", Id=identity)
-            return bool(told["Distribution"]["Status"] == "Deployed")
-
-        if inputs.get("waitForDeployment", True):
-            self.wait(identity, ready, timeout or CREATE_SECONDS)
+    def _deployed(self, identity: str, timeout: float = 0) -> None:
+        self.wait(
+            identity, lambda: self._get(identity)["Distribution"]["Status"] == "Deployed", timeout or CREATE_SECONDS
+        )
 
     def create(self, inputs: JSON, timeout: float) -> str:
         content = {
@@ -429,31 +377,28 @@ class Distribution(Kind):
         made = self.call("creating", "new", "create_distribution_with_tags", DistributionConfigWithTags=content)
         identity = str(made["Distribution"]["Id"])
         try:
-            self._deployed(identity, inputs, timeout)
+            self._deployed(identity, timeout)
         except Refused as error:
             raise Unfinished(identity, error) from error
         return identity
 
-    def _get(self, identity: str) -> JSON | None:
-        return self.found("NoSuchDistribution", lambda: self.call("reading", identity, "get_distribution", Id=identity))
+    def _get(self, identity: str) -> JSON:
+        return self.call("reading", identity, "get_distribution", absent="NoSuchDistribution", Id=identity)
 
     def read(self, identity: str, state: Mapping[str, Any]) -> JSON | None:
         told = self._get(identity)
-        if told is None:
+        if not told:
             return None
         one = told["Distribution"]
         config = one["DistributionConfig"]
         found: JSON = from_aws(self._shape, self.schema, config)
         methods = config["DefaultCacheBehavior"].get("AllowedMethods", {})
         found["defaultCacheBehavior"]["cachedMethods"] = methods.get("CachedMethods", {}).get("Items", [])
-        found |= {key: state[key] for key in ("retainOnDelete", "waitForDeployment") if key in state}
         return found | {
             "arn": one["ARN"],
             "callerReference": config["CallerReference"],
             "domainName": one["DomainName"],
             "etag": told["ETag"],
-            "hostedZoneId": "Z2FDTNDATAQYW2",  # that of every distribution
-            "lastModifiedTime": one["LastModifiedTime"].isoformat(),
             "status": one["Status"],
             **self.tags(one["ARN"]),
         }
@@ -466,24 +411,22 @@ class Distribution(Kind):
         try:
             self._put(identity, state.get("etag", ""), content)
         except Refused as error:
-            live = self._get(identity) if error.code in ("PreconditionFailed", "InvalidIfMatchVersion") else None
-            if live is None:
+            live = self._get(identity) if error.code in ("PreconditionFailed", "InvalidIfMatchVersion") else {}
+            if not live:
                 raise
             self._put(identity, live["ETag"], content)
-        self._deployed(identity, inputs, 0)
+        self._deployed(identity)
         self.retag(state, inputs)
 
     def delete(self, identity: str, state: JSON) -> None:
         """Disabled first, as it is at AWS; then with the ETag of that moment."""
         live = self._get(identity)
-        if live is None:
+        if not live:
             return
         config = live["Distribution"]["DistributionConfig"]
         if config["Enabled"]:
             self._put(identity, live["ETag"], {**config, "Enabled": False})
-            self._deployed(identity, {}, 0)
-        if state.get("retainOnDelete"):
-            return
+            self._deployed(identity)
         etag = (self._get(identity) or live)["ETag"]
         self.call("deleting", identity, "delete_distribution", Id=identity, IfMatch=etag)
 
@@ -497,6 +440,10 @@ class Delivery(Kind):
     def call(self, verb: str, identity: object, operation: str, region: str = "", **parameters: Any) -> JSON:
         return self.aws.call(f"{verb} {self.title} ({identity})", "logs", operation, region, **parameters)
 
+    def _named(self, verb: str, identity: str, operation: str, state: Mapping[str, Any]) -> JSON:
+        more = {self.key: identity, "absent": "ResourceNotFoundException"}
+        return self.call(verb, identity, f"{operation}_{self.noun}", state.get("region", ""), **more)
+
     def create(self, inputs: JSON, timeout: float) -> str:
         region, verb = inputs.get("region", ""), "create" if self.key == "id" else "put"
         content = {key: value for key, value in inputs.items() if key != "region"}
@@ -504,11 +451,8 @@ class Delivery(Kind):
         return str(next(value for key, value in made.items() if key != "ResponseMetadata")[self.key])
 
     def read(self, identity: str, state: Mapping[str, Any]) -> JSON | None:
-        told = self.found(
-            "ResourceNotFoundException",
-            lambda: self.call("reading", identity, f"get_{self.noun}", state.get("region", ""), **{self.key: identity}),
-        )
-        if told is None:
+        told = self._named("reading", identity, "get", state)
+        if not told:
             return None
         one = next(value for key, value in told.items() if key != "ResponseMetadata")
         known = {name.rstrip("!") for name in self.schema} | set(self.computed)
@@ -523,11 +467,7 @@ class Delivery(Kind):
         )
 
     def delete(self, identity: str, state: JSON) -> None:
-        region = state.get("region", "")
-        self.gone(
-            "ResourceNotFoundException",
-            lambda: self.call("deleting", identity, f"delete_{self.noun}", region, **{self.key: identity}),
-        )
+        self._named("deleting", identity, "delete", state)
 
 
 class LogDeliverySource(Delivery):

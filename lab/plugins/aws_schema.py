@@ -48,115 +48,74 @@ _NAMED = {
 
 _NAMES = {"items": [None]}
 _MOST = ("none", "whitelist", "allExcept", "all")
+# fmt: off
 SCHEMAS: dict[str, dict[str, Schema]] = {
-    "KeyValueStore": {"name!": NAME, "comment": None, "tags": TAGS},
-    "Keys": {
-        "keyValueStoreArn!": ARN,
-        "maxBatchSize": 50,
-        "resourceKeyValuePairs": [{"key!": None, "value!": None}],
-    },
+    "KeyValueStore": {"name!": NAME, "tags": TAGS},
+    "Keys": {"keyValueStoreArn!": ARN, "maxBatchSize": 50, "resourceKeyValuePairs": [{"key!": None, "value!": None}]},
     "Function": {
-        "name!": NAME,
-        "code!": None,
-        "runtime!": Choice(("cloudfront-js-1.0", "cloudfront-js-2.0")),
-        "publish": True,
-        "comment": None,
+        "name!": NAME, "code!": None, "runtime!": Choice(("cloudfront-js-1.0", "cloudfront-js-2.0")), "publish": True,
         "keyValueStoreAssociations": [ARN],
     },
     "CachePolicy": {
-        "name!": None,
-        "comment": None,
-        "minTtl": None,
-        "defaultTtl": 86400,
-        "maxTtl": 31536000,
+        "name!": None, "comment": None, "minTtl": None, "defaultTtl": 86400, "maxTtl": 31536000,
         "parametersInCacheKeyAndForwardedToOrigin!": {
             "cookiesConfig!": {"cookieBehavior!": Choice(_MOST), "cookies": _NAMES},
             "headersConfig!": {"headerBehavior": Choice(("none", "whitelist")), "headers": _NAMES},
             "queryStringsConfig!": {"queryStringBehavior!": Choice(_MOST), "queryStrings": _NAMES},
-            "enableAcceptEncodingBrotli": None,
-            "enableAcceptEncodingGzip": None,
+            "enableAcceptEncodingBrotli": None, "enableAcceptEncodingGzip": None,
         },
     },
     "OriginRequestPolicy": {
-        "name!": None,
-        "comment": None,
+        "name!": None, "comment": None,
         "cookiesConfig!": {"cookieBehavior!": Choice(_MOST), "cookies": _NAMES},
         "headersConfig!": {
-            "headerBehavior": Choice(
-                ("none", "whitelist", "allViewer", "allViewerAndWhitelistCloudFront", "allExcept")
-            ),
-            "headers": _NAMES,
+            "headerBehavior": Choice((*_MOST[:3], "allViewer", "allViewerAndWhitelistCloudFront")), "headers": _NAMES,
         },
         "queryStringsConfig!": {"queryStringBehavior!": Choice(_MOST), "queryStrings": _NAMES},
     },
-    "ResponseHeadersPolicy": {"name!": None, "comment": None, "removeHeadersConfig": {"items": [{"header!": None}]}},
+    "ResponseHeadersPolicy": {
+        "name!": None, "comment": None, "removeHeadersConfig": {"items": [{"header!": None}]},
+    },
     "Distribution": {
-        "enabled!": None,
-        "aliases": [None],
-        "comment": None,
+        "enabled!": None, "aliases": [None], "comment": None, "isIpv6Enabled": False, "webAclId": None, "tags": TAGS,
         "httpVersion": Choice(("http1.1", "http2", "http3", "http2and3"), "http2"),
-        "isIpv6Enabled": False,
         "priceClass": Choice(("PriceClass_100", "PriceClass_200", "PriceClass_All"), "PriceClass_All"),
-        "origins!": [
-            {
-                "originId!": None,
-                "domainName!": None,
-                "originPath": None,
-                "connectionAttempts": 3,
-                "connectionTimeout": 10,
-                "customHeaders": [{"name!": None, "value!": None}],
-                "customOriginConfig": {
-                    "httpPort!": None,
-                    "httpsPort!": None,
-                    "originProtocolPolicy!": Choice(("http-only", "https-only", "match-viewer")),
-                    "originSslProtocols!": [Choice(("SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2"))],
-                    "originReadTimeout": 30,
-                    "originKeepaliveTimeout": 5,
-                },
-            }
-        ],
+        "origins!": [{
+            "originId!": None, "domainName!": None, "connectionAttempts": 3, "connectionTimeout": 10,
+            "customHeaders": [{"name!": None, "value!": None}],
+            "customOriginConfig": {
+                "httpPort!": None, "httpsPort!": None, "originReadTimeout": 30, "originKeepaliveTimeout": 5,
+                "originProtocolPolicy!": Choice(("http-only", "https-only", "match-viewer")),
+                "originSslProtocols!": [Choice(("SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2"))],
+            },
+        }],
         "defaultCacheBehavior!": {
-            "targetOriginId!": None,
+            "targetOriginId!": None, "allowedMethods!": [None], "cachedMethods!": [None], "compress": False,
             "viewerProtocolPolicy!": Choice(("allow-all", "https-only", "redirect-to-https")),
-            "allowedMethods!": [None],
-            "cachedMethods!": [None],
-            "compress": False,
-            "cachePolicyId": None,
-            "originRequestPolicyId": None,
-            "responseHeadersPolicyId": None,
+            "cachePolicyId": None, "originRequestPolicyId": None, "responseHeadersPolicyId": None,
             "functionAssociations": [
                 {"eventType!": Choice(("viewer-request", "viewer-response")), "functionArn!": ARN},
             ],
             "grpcConfig": {"enabled": None},
         },
         "restrictions!": {
-            "geoRestriction!": {"restrictionType!": Choice(("none", "whitelist", "blacklist")), "locations": [None]}
+            "geoRestriction!": {"restrictionType!": Choice(("none", "whitelist", "blacklist")), "locations": [None]},
         },
         "viewerCertificate!": {
-            "acmCertificateArn": ARN,
-            "cloudfrontDefaultCertificate": None,
-            "minimumProtocolVersion": "TLSv1",
+            "acmCertificateArn": ARN, "cloudfrontDefaultCertificate": None, "minimumProtocolVersion": "TLSv1",
             "sslSupportMethod": Choice(("sni-only", "vip", "static-ip")),
         },
-        "webAclId": None,
-        "tags": TAGS,
-        "retainOnDelete": False,
-        "waitForDeployment": True,
     },
     "LogDeliverySource": {"name!": None, "logType!": None, "resourceArn!": ARN, "region": None},
     "LogDeliveryDestination": {
-        "name!": None,
-        "outputFormat": None,
-        "deliveryDestinationConfiguration": {"destinationResourceArn!": ARN},
+        "name!": None, "outputFormat": None, "deliveryDestinationConfiguration": {"destinationResourceArn!": ARN},
         "region": None,
     },
     "LogDelivery": {
-        "deliverySourceName!": None,
-        "deliveryDestinationArn!": ARN,
-        "recordFields": Ordered([None]),
-        "region": None,
+        "deliverySourceName!": None, "deliveryDestinationArn!": ARN, "recordFields": Ordered([None]), "region": None,
     },
 }
+# fmt: on
 """By class in lab/plugins/aws_resources.py."""
 
 

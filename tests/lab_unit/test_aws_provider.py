@@ -64,9 +64,11 @@ class Engine:
         assert client is not None
         call = client.call
 
-        def recorded(what: str, service: str, operation: str, region: str = "", **parameters: Any) -> Json:
+        def recorded(
+            what: str, service: str, operation: str, region: str = "", absent: str = "", **parameters: Any
+        ) -> Json:
             self.calls.append((operation, parameters))
-            return call(what, service, operation, region, **parameters)
+            return call(what, service, operation, region, absent, **parameters)
 
         client.call = recorded  # type: ignore[method-assign]
 
@@ -189,8 +191,9 @@ class TestCheck:
     def test_defaults_are_those_of_the_real_provider(self, engine: Engine) -> None:
         function = engine.inputs("Function", {"code": "x", "runtime": "cloudfront-js-2.0"})
         assert function["publish"] is True
-        found = engine.inputs("Distribution", distribution())
-        assert (found["waitForDeployment"], found["retainOnDelete"]) == (True, False)
+        origin = protos.reveal(engine.inputs("Distribution", distribution()))["origins"][0]
+        assert (origin["connectionAttempts"], origin["customOriginConfig"]["originKeepaliveTimeout"]) == (3, 5)
+        assert origin["customOriginConfig"]["originReadTimeout"] == 60, "as declared"
         assert engine.inputs("CachePolicy", specs.cache_policy_args(*configured()))["minTtl"] == 0
 
     def test_a_default_fills_in_at_any_depth(self) -> None:
@@ -279,7 +282,6 @@ class TestDiff:
         ("kind", "field", "replaced"),
         [
             ("KeyValueStore", "name", True),
-            ("KeyValueStore", "comment", False),
             ("KeyValueStore", "tags", False),
             ("KeyvaluestoreKeysExclusive", "keyValueStoreArn", True),
             ("KeyvaluestoreKeysExclusive", "maxBatchSize", False),
@@ -589,11 +591,11 @@ class TestStores:
         asked = [name for name, _ in world.engine.calls if name == "describe_key_value_store"]
         assert len(asked) > 3, "two answers that it is not READY, one that it is, and one to read it"
 
-    def test_not_for_ever_and_then_it_is_kept(self, world: World) -> None:
+    def test_not_for_ever_and_then_it_is_forgotten_as_by_the_real_provider(self, world: World) -> None:
         world.faults({"operation": "DescribeKeyValueStore", "times": 99, "provisioning": True})
         text, kept = world.engine.failed("create", "KeyValueStore", {"name": "never-store"}, timeout=0.3)
         assert "timeout" in text
-        assert kept == {"name": "never-store"}
+        assert kept == {}
 
     def test_a_name_is_given_once(self, world: World) -> None:
         world.engine.create("KeyValueStore", {"name": "twice"})

@@ -1,0 +1,300 @@
+"""The arithmetic behind a verdict: bets that canary is worse than it may be, on disjoint counts.
+
+Against a canary that is as good as allowed the expected worth of a bet stays at most 1, however often it is looked at,
+so it reaches 1/alpha with a chance of alpha at the most per whole rollout (Ville 1939; Ramdas et al., arXiv
+2210.01948).  A test bets at several severities at once; tests are combined by a weighted mean, which stays valid
+whatever depends on what.  No requests, no evidence.  docs/judge.md has the reasons and what the figures cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from core.model import Gate
+from core.promql import IGNORED
+
+SEVERITIES = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
+"""How many times worse than allowed canary may be: the same stake on each."""
+
+WORSE_ERRORS, WORSE_LATENCY = 1.1, 1.2
+"""Ratios of canary to stable that are tolerated: equal versions are never measured to be quite equal."""
+
+BURST, CAP, GROSS_CAP = 30, 7.0, 10.0
+"""So many seconds, wherever they begin, count for no more than the factor: a bad half-minute of one pod does not decide a
+rollout, nor do two.  In the test for a catastrophe the factor is `GROSS_CAP`, for each tick."""
+
+TICK = 10
+"""Seconds of one count."""
+
+WARM_UP = 30
+"""Seconds for which only the test for a catastrophe looks at what is new."""
+
+CATASTROPHE, SLOW = 0.2, 0.05
+"""Share of failures that ends a rollout at once; share of requests that may be slower than a 95th percentile."""
+
+DOUBT = 0.05
+"""Chance that canary's true share of failures is ever outside of `interval`."""
+
+ALPHA = {"low": 0.001, "normal": 0.01, "high": 0.05}
+"""Chance of a false rollback per rollout, at the most, by `gate.sensitivity`."""
+
+_LOGS = tuple(math.log(severity) for severity in SEVERITIES)
+_NOTHING = [0.0] * len(SEVERITIES)
+_LOG_MOST = 700.0  # `exp` ends a little above
+_SHARES = {
+    False: {"errors": 0.6, "guardrail": 0.2, "catastrophe": 0.2},
+    True: {"errors": 0.35, "latency": 0.25, "guardrail": 0.15, "latency guardrail": 0.1, "catastrophe": 0.15},
+}
+
+
+class Counts(NamedTuple):
+    """Requests, how many of them failed, and how many were slower than each bound of the `Evidence`."""
+
+    requests: int = 0
+    failures: int = 0
+    slow: tuple[int, ...] = ()
+
+    def bad(self, bound: int | None = None) -> int:
+        """Failures, or, with the index of a bound, what was slower."""
+        return self.failures if bound is None else self.slow[bound] if self.slow else 0
+
+    def share(self, bound: int | None = None) -> float:
+        """`bad` as a part of the requests; 0 without any."""
+        return self.bad(bound) / self.requests if self.requests else 0.0
+
+
+NONE = Counts()
+
+
+def total(counts: Collection[Counts]) -> Counts:
+    """All of them together."""
+    some = [one for one in counts if one[0]]
+    if len(some) < 2:
+        return some[0] if some else NONE
+    requests, failures, slow = zip(*some, strict=True)
+    timed = [one for one in slow if one]
+    return Counts(sum(requests), sum(failures), tuple(map(sum, zip(*timed, strict=True))) if timed else ())
+
+
+class Tick(NamedTuple):
+    """What was counted before `at` (Unix seconds) and after the tick before: (canary, stable), the same doors always.
+
+    `cold` is canary's while it warmed up, which `doors` leaves out.
+    """
+
+    at: float
+    doors: tuple[tuple[Counts, Counts], ...]
+    cold: Counts = NONE
+
+    def sum(self) -> tuple[Counts, Counts]:
+        """(canary, stable) at all doors."""
+        if len(self.doors) == 1:
+            return self.doors[0]
+        return total([ours for ours, _ in self.doors]), total([theirs for _, theirs in self.doors])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of one service: its ticks in order, since canary's image was first deployed.
+
+    `bounds` are in milliseconds; `slo` is the index of the one that stands for `gate.p95`: the first not below it.
+    `window`: seconds of two scrapes, whose evidence is capped together if that is longer than `BURST`.
+    """
+
+    ticks: Sequence[Tick]
+    bounds: tuple[float, ...] = ()
+    slo: int | None = None
+    window: float = 0
+
+
+def limit(gate: Gate) -> float:
+    """The evidence that rolls back: 1/alpha."""
+    return 1 / ALPHA[gate.sensitivity]
+
+
+def floor(gate: Gate) -> float:
+    """Share of failures that nobody cares about, whatever stable has."""
+    return IGNORED * gate.error_rate
+
+
+def relative(bad: int, requests: int, stable_bad: int, stable_requests: int, worse: float) -> list[float]:
+    """Log-evidence, by severity, that canary is more than `worse` times as bad as stable, from one tick.
+
+    Given that a request was bad, it is canary's with a chance of at most worse n_c / (worse n_c + n_s), whatever the
+    share of bad ones is: the conditional test of two Poisson streams (Lindon and Malek, arXiv 2011.03567), one-sided.
+    """
+    both = bad + stable_bad
+    if not both or not requests or not stable_requests:
+        return _NOTHING
+    return [
+        bad * won + both * lost for won, lost in zip(_LOGS, _expected(worse * requests, stable_requests), strict=True)
+    ]
+
+
+@lru_cache(2)
+def _expected(ours: float, theirs: float) -> list[float]:
+    """What one bad request costs, whoever's it was; the same for all bounds of a block."""
+    return [math.log((ours + theirs) / (severity * ours + theirs)) for severity in SEVERITIES]
+
+
+def absolute(bad: int, requests: int, most: float) -> list[float]:
+    """Log-evidence, by severity in odds, that canary's true share is above `most`: Wald's ratio for a binomial."""
+    good = requests - bad
+    return [bad * won + good * lost for won, lost in _table(most)]
+
+
+@lru_cache(16)
+def _table(most: float) -> list[tuple[float, float]]:
+    odds = [(severity, 1 - most + most * severity) for severity in SEVERITIES]
+    # Nothing is above everything.
+    return [(math.log(g / whole), -math.log(whole)) if most < 1 else (0.0, 0.0) for g, whole in odds]
+
+
+class Meter:
+    """The evidence on one service, tick by tick.
+
+    Log-evidence is kept by test and severity.  It never grows by more than the cap within `window` seconds, wherever
+    these begin: `min(L, cap)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
+    """
+
+    def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None, window: float = 0) -> None:
+        self.shares, self._slo, self._window = _SHARES[slo is not None], slo, max(BURST, window)
+        self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
+        self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
+        self._logs = [_NOTHING] * (1 + len(self._compared) + 2 * len(self._limits))
+        self._past = deque([(-math.inf, self._logs)])
+
+    def add(self, tick: Tick) -> bool:
+        """Takes the next tick in.  True if the evidence may have risen."""
+        seen = []
+        ours, theirs = tick.sum()
+        for bound, worse in self._compared:
+            apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in tick.doors]
+            seen.append(apart[0] if len(apart) == 1 else [sum(one) for one in zip(*apart, strict=True)])
+        for bound, least, most in self._limits:
+            bad = ours.bad(bound)
+            # What stable suffers too is no fault of canary's.
+            fair = theirs.share(bound) <= most
+            seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
+        whole = total([ours, tick.cold])
+        gross = absolute(whole.failures, whole.requests, CATASTROPHE) if theirs.share() <= CATASTROPHE else _NOTHING
+        while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
+            self._past.popleft()
+        catastrophe, *logs = self._logs
+        before = self._past[0][1][1:]
+        self._logs = [_capped(catastrophe, gross, catastrophe, GROSS_CAP), *map(_capped, logs, seen, before)]
+        self._past.append((tick.at, self._logs))
+        return any(max(one) > 0 for one in (gross, *seen))
+
+    def evidence(self) -> float:
+        """The weighted mean of the tests."""
+        return sum([self.shares[test] * value for test, value in self.values().items()])
+
+    def values(self) -> dict[str, float]:
+        """Evidence by test.  Canary is fine if it is no worse than stable *or* below the floor: the lesser counts."""
+        each = [sum([math.exp(one if one < _LOG_MOST else _LOG_MOST) for one in logs]) for logs in self._logs]
+        catastrophe, errors, *rest = (one / len(SEVERITIES) for one in each)
+        at = len(self._compared) - 1
+        found = {"errors": min(errors, rest[at]), "guardrail": rest[at + 1], "catastrophe": catastrophe}
+        if self._slo is None:
+            return found
+        return found | {"latency": min(sum(rest[:at]) / at, rest[at + 2]), "latency guardrail": rest[at + 3]}
+
+
+def _capped(logs: list[float], seen: list[float], before: list[float], cap: float = CAP) -> list[float]:
+    """`logs` and what was seen since, but no more than the cap above what there was a window before."""
+    if seen is _NOTHING:
+        return logs
+    if max(seen) <= 0:
+        return [one + now for one, now in zip(logs, seen, strict=True)]
+    most = math.log(cap)
+    return [
+        sum_ if (sum_ := one + now) < was + most else was + most
+        for one, now, was in zip(logs, seen, before, strict=True)
+    ]
+
+
+def interval(bad: int, requests: int) -> tuple[float, float]:
+    """Shares that are not excluded, at any time at once: Robbins' mixture (1970) with a Beta(0.5, 50) prior."""
+    if not requests:
+        return 0.0, 1.0
+    a, b = 0.5, 50.0
+    fits = _log_beta(a + bad, b + requests - bad) - _log_beta(a, b) + math.log(DOUBT)
+
+    def excluded(share: float) -> bool:
+        likely = bad * math.log(share) if bad else 0.0
+        return fits >= likely + ((requests - bad) * math.log1p(-share) if bad < requests else 0.0)
+
+    middle = bad / requests
+    low = where(lambda share: not excluded(share), 0.0, middle) if bad else 0.0
+    return low, where(excluded, middle, 1.0) if bad < requests else 1.0
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def where(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Where a condition that holds from somewhere on begins to."""
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def notice(rate: float, base: float, weight: int, ratio: float, gate: Gate, *, latency: bool = False) -> float:
+    """Seconds in which a canary that fails `ratio` times as often as stable is found out, as a median about.
+
+    `rate` is requests per second to both, `base` stable's share of failures.  By Wald's approximation: the evidence
+    wanted over what a second adds; the worst of 20 takes twice as long.  Infinite where it cannot be seen.
+    """
+    w, base = weight / 100, max(base, floor(gate) / 2)
+    bad, r = min(0.999, ratio * base), min(0.999, ratio * base) / base
+    both = r * w + 1 - w
+    compared = r * w * math.log(r / WORSE_ERRORS) - both * math.log(both / (WORSE_ERRORS * w + 1 - w))
+    speeds = {
+        "errors": min(base * compared if r > WORSE_ERRORS else 0.0, w * _distance(bad, floor(gate))),
+        "guardrail": w * _distance(bad, gate.error_rate) if base <= gate.error_rate else 0.0,
+    }
+    wanted = {test: math.log(limit(gate) * len(SEVERITIES) / _SHARES[latency][test]) for test in speeds}
+    found = [wanted[test] / (rate * speed) for test, speed in speeds.items() if rate * speed > 0]
+    return max(min(found, default=math.inf), BURST * math.log(limit(gate)) / math.log(CAP))
+
+
+def _distance(share: float, most: float) -> float:
+    """Kullback and Leibler's, of a share from one that is less."""
+    if share <= most:
+        return 0.0
+    return share * math.log(share / most) + (1 - share) * math.log((1 - share) / (1 - most))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a rung can see: the smallest worsening within its hold, and the seconds that ten times as bad takes."""
+
+    weight: int
+    hold: int
+    smallest: float | None
+    tenfold: float
+
+
+def sights(rate: float, base: float, steps: Sequence[tuple[int, int]], gate: Gate) -> tuple[list[Sight], int | None]:
+    """What each rung (weight, hold) can see; a better first weight if that one does not see tenfold in `maxHold`."""
+    most, found = 0.999 / max(base, floor(gate) / 2), []
+    for weight, hold in steps:
+
+        def seen(ratio: float, weight: int = weight, hold: int = hold) -> bool:
+            return notice(rate, base, weight, ratio, gate) <= hold
+
+        found.append(
+            Sight(weight, hold, where(seen, 1.0, most) if seen(most) else None, notice(rate, base, weight, 10, gate))
+        )
+    if found[0].tenfold <= gate.max_hold:
+        return found, None
+    better = (one for one in range(found[0].weight, 51) if notice(rate, base, one, 10, gate) <= gate.max_hold)
+    return found, next(better, None)
