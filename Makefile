@@ -58,6 +58,7 @@ bench: setup
 
 golden: setup-python
 	@$(PY) -m pytest tests/unit/test_golden.py tests/unit/test_check.py --update-golden $(ARGS)
+	@$(PY) -m pytest tests/unit/test_policies.py -k document --update-golden
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

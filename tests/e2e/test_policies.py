@@ -63,13 +63,21 @@ def written() -> list[str]:
     ]
 
 
+def cut_down(declared: Declared, name: str) -> Declared:
+    """What a test of one policy needs: Istio's charts where it is about them, and those of the lab."""
+    charts = {key: one for key, one in declared.items() if "chart" in one[1]}
+    for _, props in charts.values():
+        props["chart"] = str(LAB / "charts" / props["chart"])
+    return charts if name == "pinned-istio" else {key: one for key, one in declared.items() if key not in charts}
+
+
 REFUSING = [name for name in BROKEN if name in MANDATORY]
 
 
 @pytest.mark.parametrize("name", REFUSING)
 def test_each_policy_alone_stops_an_update_before_anything_is_written(foreign: Foreign, name: str) -> None:
     change, says = BROKEN[name][0]
-    update = foreign.judged(changed(change, edge=name.startswith("edge")))
+    update = foreign.judged(cut_down(changed(change, edge=name.startswith("edge")), name))
     assert update.code != 0, update.text
     assert f"[mandatory]  canary v0.1.0  {name} " in update.text, update.text
     assert says in update.text

@@ -21,7 +21,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from pulumi_policy.proxy import unknown_checking_proxy
 
 from policies import facts, pack
