@@ -234,7 +234,7 @@ BROKEN = {
 
 
 def speed(seconds: float = 2) -> dict[str, float]:
-    """Verdicts per second of processor time, times processors: full ones, from ticks, at moments all over a rollout of 25 minutes."""
+    """Verdicts per second of processor time, times processors: at moments all over a rollout of 25 minutes."""
     with ProcessPoolExecutor(CORES) as pool:
         return {
             name: sum(pool.map(_verdicts, [(slo, seconds)] * CORES)) for name, slo in (("errors", 0), ("and p95", 1))
