@@ -25,8 +25,8 @@ WORSE_ERRORS, WORSE_LATENCY = 1.1, 1.2
 """Ratios of canary to stable that are tolerated: equal versions are never measured to be quite equal."""
 
 BURST, CAP, GROSS_CAP = 30, 7.0, 10.0
-"""So many seconds, wherever they begin, count for no more than the factor: a bad half-minute of one pod does not decide a
-rollout, nor do two.  In the test for a catastrophe the factor is `GROSS_CAP`, for each tick."""
+"""So many seconds, wherever they begin, count for no more than the factor: a bad half-minute of one pod does not decide
+a rollout, nor do two.  In the test for a catastrophe the factor is `GROSS_CAP`, for each tick."""
 
 TICK = 10
 """Seconds of one count."""
@@ -162,34 +162,41 @@ class Meter:
     these begin: `min(L, cap)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
     """
 
+    cap = CAP
+
     def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None, window: float = 0) -> None:
         self.shares, self._slo, self._window = _SHARES[slo is not None], slo, max(BURST, window)
         self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
         self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
         self._logs = [_NOTHING] * (1 + len(self._compared) + 2 * len(self._limits))
         self._past = deque([(-math.inf, self._logs)])
+        self._stable = NONE
 
     def add(self, tick: Tick) -> bool:
         """Takes the next tick in.  True if the evidence may have risen."""
         seen = []
         ours, theirs = tick.sum()
+        self._stable = total([self._stable, theirs])
         for bound, worse in self._compared:
             apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in tick.doors]
             seen.append(apart[0] if len(apart) == 1 else [sum(one) for one in zip(*apart, strict=True)])
         for bound, least, most in self._limits:
-            bad = ours.bad(bound)
-            # What stable suffers too is no fault of canary's.
-            fair = theirs.share(bound) <= most
+            bad, fair = ours.bad(bound), self._fair(theirs, bound, most)
             seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
-        whole = total([ours, tick.cold])
-        gross = absolute(whole.failures, whole.requests, CATASTROPHE) if theirs.share() <= CATASTROPHE else _NOTHING
+        whole, fair = total([ours, tick.cold]), self._fair(theirs, None, CATASTROPHE)
+        gross = absolute(whole.failures, whole.requests, CATASTROPHE) if fair else _NOTHING
         while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
             self._past.popleft()
         catastrophe, *logs = self._logs
         before = self._past[0][1][1:]
-        self._logs = [_capped(catastrophe, gross, catastrophe, GROSS_CAP), *map(_capped, logs, seen, before)]
+        own = _capped(catastrophe, gross, catastrophe, GROSS_CAP)
+        self._logs = [own, *(_capped(*one, self.cap) for one in zip(logs, seen, before, strict=True))]
         self._past.append((tick.at, self._logs))
         return any(max(one) > 0 for one in (gross, *seen))
+
+    def _fair(self, stable: Counts, bound: int | None, most: float) -> bool:
+        """What stable suffers too, now or as a rule, is no fault of canary's."""
+        return stable.share(bound) <= most and self._stable.share(bound) <= most
 
     def evidence(self) -> float:
         """The weighted mean of the tests."""
@@ -206,7 +213,7 @@ class Meter:
         return found | {"latency": min(sum(rest[:at]) / at, rest[at + 2]), "latency guardrail": rest[at + 3]}
 
 
-def _capped(logs: list[float], seen: list[float], before: list[float], cap: float = CAP) -> list[float]:
+def _capped(logs: list[float], seen: list[float], before: list[float], cap: float) -> list[float]:
     """`logs` and what was seen since, but no more than the cap above what there was a window before."""
     if seen is _NOTHING:
         return logs
@@ -263,7 +270,7 @@ def notice(rate: float, base: float, weight: int, ratio: float, gate: Gate, *, l
     }
     wanted = {test: math.log(limit(gate) * len(SEVERITIES) / _SHARES[latency][test]) for test in speeds}
     found = [wanted[test] / (rate * speed) for test, speed in speeds.items() if rate * speed > 0]
-    return max(min(found, default=math.inf), BURST * math.log(limit(gate)) / math.log(CAP))
+    return min(found, default=math.inf) + 2 * BURST  # for the cap
 
 
 def _distance(share: float, most: float) -> float:

@@ -147,7 +147,7 @@ class _Case:
 
     def simple(self) -> Verdict:
         """Canary's failures over all its requests in 5 minutes, and its 95th percentile, against a number each."""
-        step, gate = self.step, self.gate
+        step = self.step
         if step.age < min(WINDOW, step.hold):
             return self.told("hold", str(step))
         window = f"in {clock(min(WINDOW, step.age))}"
@@ -156,14 +156,10 @@ class _Case:
             canary = total([tally.canary, tally.cold])
             if not canary.requests and step.weight:
                 return self.held(self.silence() or f"{name}: no requests to canary {window}")
-            if canary.share() > gate.error_rate:
-                text = f"{percent(canary.share())} of canary's requests failed {window}; {percent(gate.error_rate)} may"
-                return self.told("rollback", f"{name}: {text}")
-            if one.slo is not None and canary.share(one.slo) > SLOW:
-                text = (
-                    f"{percent(canary.share(one.slo))} of canary's requests took longer than {one.bounds[one.slo]:g} ms"
-                )
-                return self.told("rollback", f"{name}: {text} {window}; {percent(SLOW)} may")
+            for verb, bound, most in self.asked(one):
+                if canary.share(bound) > most:
+                    text = f"{percent(canary.share(bound))} of canary's requests {verb} {window}; {percent(most)} may"
+                    return self.told("rollback", f"{name}: {text}")
         if step.age < step.hold:
             return self.told("hold", str(step))
         return self.told("advance", f"canary's failures and times are below their limits {window}")

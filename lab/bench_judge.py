@@ -1,22 +1,28 @@
 """`python -m lab.bench_judge`: how well rules decide, by simulated rollouts: ours beside those of the peers.
 
-Requests arrive as in a Poisson process and are counted every 10 s.  The peers walk the ladder in steps of 5 minutes; ours
-stays until it is sure, half an hour a step at the most.  What others do was read in their source (docs/judge.md).
-Needs no lab; runs are seeded, so the figures come out the same everywhere.
+Requests arrive as in a Poisson process and are counted every 10 s.  The peers walk the ladder in steps of 5 minutes,
+ours stays until it is sure, half an hour a step at the most.  What the others do is in docs/judge.md.  Needs no lab;
+runs are seeded, so the figures come out the same everywhere.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import Pool
 from random import Random
+from typing import Any
 
-from core.bets import NONE, TICK, WARM_UP, Counts, Meter, Tick, interval, limit
+from core.bets import NONE, TICK, WARM_UP, Counts, Evidence, Meter, Tick, interval, limit, total
+from core.judge import Step, judge
 from core.model import Gate
+from lab.paths import ROOT
 
 LADDER = (5, 10, 25, 50, 100)
 STEP, LONGEST, MINUTE = 300, 1800, 60
@@ -24,6 +30,8 @@ PODS = 20
 GATE = Gate()
 PEERS = ("R1, at step end", "R1, each minute", "Flagger", "Argo", "Kayenta")
 THRESHOLDS = PEERS[:4]
+NORMAL_99 = statistics.NormalDist().inv_cdf(0.99)
+CORES = len(os.sched_getaffinity(0))
 OURS = "ours"
 
 
@@ -97,7 +105,7 @@ class Run:
 
 @dataclass(frozen=True)
 class End:
-    """How a rollout ended: rolled back after so many seconds, or not; failed requests of canary; whether it got to 100 %."""
+    """How a rollout ended: after so many seconds rolled back, or not; canary's failed requests; if all rungs passed."""
 
     seconds: float | None
     failed: int
@@ -143,7 +151,7 @@ def peers(run: Run) -> dict[str, End]:
             for _ in range(MINUTE // TICK):
                 ticks.append(run.tick(at, weight, number * STEP, LADDER[number - 1] if number else 0))
                 at += TICK
-            pairs = [Counts(sum(one.requests for one in arm), sum(one.failures for one in arm)) for arm in zip(*ticks)]
+            pairs = [total(arm) for arm in zip(*ticks, strict=True)]
             minutes.append((pairs[0], pairs[1]))
             failed += pairs[0].failures
             last = [canary for canary, _ in minutes[-5:]]
@@ -165,35 +173,168 @@ def kayenta(minutes: Sequence[tuple[Counts, Counts]]) -> bool:
     end is then the least difference.
     """
     arms = [[100 * one.share() for one in arm if one.requests] for arm in zip(*minutes, strict=True)]
-    n, m = map(len, arms)
-    if (
-        not n
-        or not m
-        or (n * m / 2 - 0.5) / math.sqrt(n * m * (n + m + 1) / 12) <= statistics.NormalDist().inv_cdf(0.99)
-    ):
+    n, m = len(arms[0]), len(arms[1])
+    if not n or not m or (n * m / 2 - 0.5) / math.sqrt(n * m * (n + m + 1) / 12) <= NORMAL_99:
         return False
     apart = [ours - theirs for ours in arms[0] for theirs in arms[1]]
-    return min(apart) > 0.25 * statistics.median(apart)
+    return bool(min(apart) > 0.25 * statistics.median(apart))
 
 
 def _work(task: tuple[World, int, int, bool]) -> dict[str, list[End]]:
-    world, first, last, all_ = task
-    os.nice(0)
+    world, first, last, beside = task
     found: dict[str, list[End]] = {rule: [] for rule in (*PEERS, OURS)}
     for number in range(first, last):
         found[OURS].append(ours(Run(world, f"{world} {number}")))
-        for rule, end in peers(Run(world, f"{world} {number}")).items() if all_ else ():
+        for rule, end in peers(Run(world, f"{world} {number}")).items() if beside else ():
             found[rule].append(end)
     return found
 
 
-def cell(pool: Pool, world: World, runs: int, *, all_: bool = True) -> dict[str, list[End]]:  # type: ignore[valid-type]
+def cell(pool: Executor, world: World, runs: int) -> dict[str, list[End]]:
     """`runs` rollouts by each rule."""
     size = max(1, runs // 8)
-    parts = pool.map(_work, [(world, at, min(at + size, runs), all_) for at in range(0, runs, size)])  # type: ignore[attr-defined]
+    tasks = [(world, at, min(at + size, runs), True) for at in range(0, runs, size)]
+    parts = list(pool.map(_work, tasks))
     return {rule: [end for part in parts for end in part[rule]] for rule in (*PEERS, OURS)}
 
 
 def share(ends: Sequence[End]) -> float:
     """Rolled back, in per cent."""
     return 100 * sum(end.seconds is not None for end in ends) / max(1, len(ends))
+
+
+def times(ends: Sequence[End]) -> str:
+    """`440/700, 58`: median and 95th percentile of the seconds, median of canary's failed requests; - is never."""
+    found = sorted(math.inf if end.seconds is None else end.seconds for end in ends)
+    words = [f"{one:.0f}" if one < math.inf else "-" for one in (found[len(found) // 2], found[len(found) * 95 // 100])]
+    part = "" if share(ends) > 99 else f"{share(ends):.2g} %, "
+    return f"{part}{'/'.join(words)}, {statistics.median(end.failed for end in ends):.0f}"
+
+
+RATES = (10, 100, 1000)
+HEALTHY = {f"base {100 * base:g} %": {"base": base} for base in (0.001, 0.005, 0.01)}
+BEFALLEN: dict[str, dict[str, Any]] = {
+    "i.i.d.": {},
+    "outage of both, 60 s, +5 points": {"outage": True},
+    "pod bursts of 10 s": {"burst": 10},
+    "pod bursts of 30 s": {"burst": 30},
+    "cold start, 30 s, +2 points": {"cold": True},
+}
+BROKEN = {
+    # world, and median and share found that the rule was shown to have (None: nearly all)
+    "0.1 % x2, 1000/s": (World(1000, 0.001, 2), 440, None),
+    "0.1 % x5, 100/s": (World(100, 0.001, 5), 400, None),
+    "0.1 % x5, 10/s": (World(10, 0.001, 5), None, 58),
+    "0.5 % x2, 100/s": (World(100, 0.005, 2), 660, None),
+    "0.5 % x2, 10/s": (World(10, 0.005, 2), None, 37),
+    "all fail, 100/s": (World(100, 0.001, 1000), 30, None),
+    "1 % x2, 1000/s": (World(1000, 0.01, 2), 130, None),
+    "1 % x5, 1000/s": (World(1000, 0.01, 5), 100, None),
+}
+
+
+def speed(seconds: float = 2) -> dict[str, float]:
+    """Verdicts per second of processor time, times processors: at moments all over a rollout of 25 minutes."""
+    with ProcessPoolExecutor(CORES) as pool:
+        return {
+            name: sum(pool.map(_verdicts, [(slo, seconds)] * CORES)) for name, slo in (("errors", 0), ("and p95", 1))
+        }
+
+
+def _verdicts(task: tuple[int, float]) -> float:
+    slo, seconds = task
+    world = Run(World(100, 0.002), "speed")
+    bounds = (100.0, 250.0, 500.0, 1000.0, 2500.0) if slo else ()
+    gate, every = Gate.model_validate({"p95": "500ms"} if slo else {}), []
+    for number in range(150):
+        weight = LADDER[number // 30]
+        pair = world.tick(10.0 * number, weight, 0, 0)
+        slow = [tuple(one.requests * part // 100 for part in (50, 20, 4, 2, 1)) if slo else () for one in pair]
+        canary, stable = (one._replace(slow=each) for one, each in zip(pair, slow, strict=True))
+        every.append(Tick(10.0 * number + 10, ((canary, stable),)))
+    done, began = 0, time.process_time()  # others may be busy too
+    while time.process_time() < began + seconds:
+        number = done * 37 % 150
+        step = Step(300.0 * (number // 30), every[number].at, LADDER[number // 30], 100, 300)
+        judge({"web": Evidence(every[: number + 1], bounds, 2 if slo else None)}, gate, step)
+        done += 1
+    return done / (time.process_time() - began)
+
+
+def measure(runs: int) -> dict[str, Any]:
+    """All tables; `runs` rollouts in each healthy cell, a quarter of it elsewhere."""
+    found: dict[str, Any] = {"runs": runs, "verdicts per second": speed()}
+    print(f"bench: verdicts per second: {found['verdicts per second']}", flush=True)
+    healthy: dict[str, dict[str, Any]] = {name: {**one} for name, one in HEALTHY.items()}
+    healthy |= {name: {"base": 0.002, **one} for name, one in BEFALLEN.items()}
+    with ProcessPoolExecutor(CORES) as pool:
+        for name, world in healthy.items():
+            for rate in RATES:
+                ends = cell(pool, World(rate, **world), runs)
+                found.setdefault("false", {}).setdefault(name, {})[str(rate)] = {
+                    rule: round(share(one), 2) for rule, one in ends.items()
+                }
+                print(f"  {name}, {rate}/s: {found['false'][name][str(rate)]}", flush=True)
+        for name, (one, *_) in BROKEN.items():
+            ends = cell(pool, one, runs // 4)
+            told = {rule: times(each) for rule, each in ends.items()}
+            seconds = sorted(math.inf if end.seconds is None else end.seconds for end in ends[OURS])
+            middle = seconds[len(seconds) // 2]
+            own = {"median": middle if middle < math.inf else None, "share": share(ends[OURS])}
+            found.setdefault("found", {})[name] = {"rules": told, **own}
+            print(f"  {name}: {told}", flush=True)
+    return found
+
+
+def misses(found: Mapping[str, Any]) -> list[str]:
+    """What falls short of the goals, beyond what so few runs can tell."""
+    lines, runs = [], found["runs"]
+    for name, cells in found["false"].items():
+        for rate, rules in cells.items():
+            best = min(rules[rule] for rule in THRESHOLDS)
+            goal = best if name.startswith("pod") else 1.0
+            error = 300 * math.sqrt(max(goal, 100 / runs) / 100 / runs)
+            if rules[OURS] > goal + error:
+                lines.append(f"{name}, {rate}/s: {rules[OURS]} % false rollbacks, and {goal} % is the goal")
+    for name, (_, middle, part) in BROKEN.items():
+        own = found["found"][name]
+        if middle is not None and (own["median"] is None or own["median"] > 1.15 * middle):
+            lines.append(f"{name}: found after {own['median']} s, and {middle} s + 15 % is the goal")
+        if part is not None and own["share"] < 0.85 * part:
+            lines.append(f"{name}: {own['share']:.0f} % found, and {part} % - 15 % is the goal")
+    return lines
+
+
+def tables(found: Mapping[str, Any]) -> list[str]:
+    """For `docs/benchmarks.md`."""
+    rules = [*PEERS, OURS]
+    rows = [["healthy canary, false rollbacks in %, at 10 / 100 / 1000 requests per second", *rules], ["---"] * 7]
+    for name, cells in found["false"].items():
+        rows.append([name, *(" / ".join(f"{cells[str(rate)][rule]:g}" for rate in RATES) for rule in rules)])
+    lines = [f"| {' | '.join(row)} |" for row in rows] + [""]
+    rows = [["bad canary: found, median/p95 seconds, requests failed", *rules], ["---"] * 7]
+    rows += [[name, *(one["rules"][rule] for rule in rules)] for name, one in found["found"].items()]
+    lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    verdicts = ", ".join(f"{number:.0f} ({name})" for name, number in found["verdicts per second"].items())
+    told = misses(found) or ["none"]
+    return [
+        "## Decisions, in simulation",
+        "",
+        f"{found['runs']} rollouts by each rule in a healthy cell, a quarter of it in a bad one.",
+        "",
+        *lines,
+        f"Verdicts per second on {CORES} processors: {verdicts}.  Goals missed: {'; '.join(told)}.",
+        "",
+    ]
+
+
+def main() -> int:
+    """Measures, prints and writes `bench/judge.json`."""
+    found = measure(int(os.environ.get("BENCH_RUNS", "1000")))
+    (ROOT / "bench" / "judge.json").write_text(json.dumps(found, indent=1) + "\n")
+    print("\n".join(tables(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
