@@ -9,8 +9,11 @@ whatever depends on what.  No requests, no evidence.  docs/judge.md has the reas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from core.model import Gate
 from core.promql import IGNORED
@@ -21,11 +24,12 @@ SEVERITIES = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 WORSE_ERRORS, WORSE_LATENCY = 1.1, 1.2
 """Ratios of canary to stable that are tolerated: equal versions are never measured to be quite equal."""
 
-BLOCK, CAP = 30, 10.0
-"""Seconds whose evidence is capped, and the factor: one bad half-minute of one pod does not decide a rollout."""
+BURST, CAP, GROSS_CAP = 30, 7.0, 10.0
+"""So many seconds, wherever they begin, count for no more than the factor: a bad half-minute of one pod does not decide a
+rollout, nor do two.  In the test for a catastrophe the factor is `GROSS_CAP`, for each tick."""
 
 TICK = 10
-"""Seconds of one count; in the test for a catastrophe the cap is for each."""
+"""Seconds of one count."""
 
 WARM_UP = 30
 """Seconds for which only the test for a catastrophe looks at what is new."""
@@ -41,24 +45,19 @@ ALPHA = {"low": 0.001, "normal": 0.01, "high": 0.05}
 
 _LOGS = tuple(math.log(severity) for severity in SEVERITIES)
 _NOTHING = [0.0] * len(SEVERITIES)
-_LOG_CAP, _LOG_MOST = math.log(CAP), 700.0  # `exp` ends a little above
+_LOG_MOST = 700.0  # `exp` ends a little above
 _SHARES = {
     False: {"errors": 0.6, "guardrail": 0.2, "catastrophe": 0.2},
     True: {"errors": 0.35, "latency": 0.25, "guardrail": 0.15, "latency guardrail": 0.1, "catastrophe": 0.15},
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Requests, how many of them failed, and how many were slower than each bound of the `Evidence`."""
 
     requests: int = 0
     failures: int = 0
     slow: tuple[int, ...] = ()
-
-    def __add__(self, other: Counts) -> Counts:
-        slow = tuple(map(int.__add__, self.slow, other.slow)) or self.slow or other.slow
-        return Counts(self.requests + other.requests, self.failures + other.failures, slow)
 
     def bad(self, bound: int | None = None) -> int:
         """Failures, or, with the index of a bound, what was slower."""
@@ -72,15 +71,23 @@ class Counts:
 NONE = Counts()
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What was counted before `at` (Unix seconds) and after the tick before: (canary, stable) at each door.
+def total(counts: Collection[Counts]) -> Counts:
+    """All of them together."""
+    some = [one for one in counts if one[0]]
+    if len(some) < 2:
+        return some[0] if some else NONE
+    requests, failures, slow = zip(*some, strict=True)
+    timed = [one for one in slow if one]
+    return Counts(sum(requests), sum(failures), tuple(map(sum, zip(*timed, strict=True))) if timed else ())
 
-    `cold` is canary's while it warmed up, which `doors` leaves out.  Evidence is capped per `block`.
+
+class Tick(NamedTuple):
+    """What was counted before `at` (Unix seconds) and after the tick before: (canary, stable), the same doors always.
+
+    `cold` is canary's while it warmed up, which `doors` leaves out.
     """
 
     at: float
-    block: Hashable
     doors: tuple[tuple[Counts, Counts], ...]
     cold: Counts = NONE
 
@@ -88,7 +95,7 @@ class Tick:
         """(canary, stable) at all doors."""
         if len(self.doors) == 1:
             return self.doors[0]
-        return sum((one for one, _ in self.doors), NONE), sum((other for _, other in self.doors), NONE)
+        return total([ours for ours, _ in self.doors]), total([theirs for _, theirs in self.doors])
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,13 @@ class Evidence:
     """Of one service: its ticks in order, since canary's image was first deployed.
 
     `bounds` are in milliseconds; `slo` is the index of the one that stands for `gate.p95`: the first not below it.
+    `window`: seconds of two scrapes, whose evidence is capped together if that is longer than `BURST`.
     """
 
     ticks: Sequence[Tick]
     bounds: tuple[float, ...] = ()
     slo: int | None = None
+    window: float = 0
 
 
 def limit(gate: Gate) -> float:
@@ -122,12 +131,15 @@ def relative(bad: int, requests: int, stable_bad: int, stable_requests: int, wor
     both = bad + stable_bad
     if not both or not requests or not stable_requests:
         return _NOTHING
-    ours, log = worse * requests, math.log
-    whole = ours + stable_requests
     return [
-        bad * won + both * log(whole / (severity * ours + stable_requests))
-        for won, severity in zip(_LOGS, SEVERITIES, strict=True)
+        bad * won + both * lost for won, lost in zip(_LOGS, _expected(worse * requests, stable_requests), strict=True)
     ]
+
+
+@lru_cache(2)
+def _expected(ours: float, theirs: float) -> list[float]:
+    """What one bad request costs, whoever's it was; the same for all bounds of a block."""
+    return [math.log((ours + theirs) / (severity * ours + theirs)) for severity in SEVERITIES]
 
 
 def absolute(bad: int, requests: int, most: float) -> list[float]:
@@ -136,88 +148,75 @@ def absolute(bad: int, requests: int, most: float) -> list[float]:
     return [bad * won + good * lost for won, lost in _table(most)]
 
 
-_tables: dict[float, list[tuple[float, float]]] = {}
-
-
+@lru_cache(16)
 def _table(most: float) -> list[tuple[float, float]]:
-    if most not in _tables:
-        odds = [(1 - most + most * severity, severity) for severity in SEVERITIES]
-        # Nothing is above everything.
-        _tables[most] = [(math.log(g / sum_), -math.log(sum_)) if most < 1 else (0.0, 0.0) for sum_, g in odds]
-    return _tables[most]
-
-
-class _Bet:
-    """Log-evidence by severity: of closed blocks, and of the open one, of which no more than the cap counts."""
-
-    __slots__ = ("closed", "open")
-
-    def __init__(self) -> None:
-        self.closed, self.open = _NOTHING, _NOTHING
-
-    def logs(self) -> list[float]:
-        if self.open is _NOTHING:
-            return self.closed
-        return [one + (now if now < _LOG_CAP else _LOG_CAP) for one, now in zip(self.closed, self.open, strict=True)]
-
-    def value(self) -> float:
-        return sum([math.exp(one if one < _LOG_MOST else _LOG_MOST) for one in self.logs()]) / len(SEVERITIES)
-
-    def close(self) -> None:
-        self.closed, self.open = self.logs(), _NOTHING
+    odds = [(severity, 1 - most + most * severity) for severity in SEVERITIES]
+    # Nothing is above everything.
+    return [(math.log(g / whole), -math.log(whole)) if most < 1 else (0.0, 0.0) for g, whole in odds]
 
 
 class Meter:
-    """The evidence on one service, tick by tick."""
+    """The evidence on one service, tick by tick.
 
-    def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None) -> None:
-        self.shares, self._slo, self._block = _SHARES[slo is not None], slo, None
-        self._relative: dict[int | None, _Bet] = {None: _Bet()} | {bound: _Bet() for bound in range(len(bounds))}
-        limits: dict[int | None, tuple[float, float]] = {None: (floor(gate), gate.error_rate)}
-        limits |= {slo: (SLOW, SLOW)} if slo is not None else {}
-        self._absolute = {bound: (*pair, _Bet(), _Bet()) for bound, pair in limits.items()}
-        self._catastrophe = _Bet()
-        self._bets = [*self._relative.values(), *(bet for one in self._absolute.values() for bet in one[2:])]
-        self._canary = self._stable = NONE  # of the open block
+    Log-evidence is kept by test and severity.  It never grows by more than the cap within `window` seconds, wherever
+    these begin: `min(L, cap)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
+    """
 
-    def add(self, tick: Tick) -> None:
-        """Takes the next tick in."""
-        if tick.block != self._block:
-            for bet in self._bets:
-                bet.close()
-            self._block, self._canary, self._stable = tick.block, NONE, NONE  # type: ignore[assignment]
-        for ours, theirs in tick.doors:
-            for bound, bet in self._relative.items():
-                worse = WORSE_ERRORS if bound is None else WORSE_LATENCY
-                seen = relative(ours.bad(bound), ours.requests, theirs.bad(bound), theirs.requests, worse)
-                if seen is not _NOTHING:
-                    bet.open = [one + more for one, more in zip(bet.open, seen, strict=True)]
-        canary, stable = tick.sum()
-        whole = canary + tick.cold
-        if whole.requests and stable.share() <= CATASTROPHE:
-            self._catastrophe.close()
-            self._catastrophe.open = absolute(whole.failures, whole.requests, CATASTROPHE)
-        self._canary, self._stable = self._canary + canary, self._stable + stable
-        for bound, (least, most, low, high) in self._absolute.items():
-            bad, requests = self._canary.bad(bound), self._canary.requests
-            low.open = absolute(bad, requests, least)
+    def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None, window: float = 0) -> None:
+        self.shares, self._slo, self._window = _SHARES[slo is not None], slo, max(BURST, window)
+        self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
+        self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
+        self._logs = [_NOTHING] * (1 + len(self._compared) + 2 * len(self._limits))
+        self._past = deque([(-math.inf, self._logs)])
+
+    def add(self, tick: Tick) -> bool:
+        """Takes the next tick in.  True if the evidence may have risen."""
+        seen = []
+        ours, theirs = tick.sum()
+        for bound, worse in self._compared:
+            apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in tick.doors]
+            seen.append(apart[0] if len(apart) == 1 else [sum(one) for one in zip(*apart, strict=True)])
+        for bound, least, most in self._limits:
+            bad = ours.bad(bound)
             # What stable suffers too is no fault of canary's.
-            high.open = absolute(bad, requests, most) if self._stable.share(bound) <= most else _NOTHING
+            fair = theirs.share(bound) <= most
+            seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
+        whole = total([ours, tick.cold])
+        gross = absolute(whole.failures, whole.requests, CATASTROPHE) if theirs.share() <= CATASTROPHE else _NOTHING
+        while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
+            self._past.popleft()
+        catastrophe, *logs = self._logs
+        before = self._past[0][1][1:]
+        self._logs = [_capped(catastrophe, gross, catastrophe, GROSS_CAP), *map(_capped, logs, seen, before)]
+        self._past.append((tick.at, self._logs))
+        return any(max(one) > 0 for one in (gross, *seen))
+
+    def evidence(self) -> float:
+        """The weighted mean of the tests."""
+        return sum([self.shares[test] * value for test, value in self.values().items()])
 
     def values(self) -> dict[str, float]:
         """Evidence by test.  Canary is fine if it is no worse than stable *or* below the floor: the lesser counts."""
-        *_, low, high = self._absolute[None]
-        found = {"errors": min(self._relative[None].value(), low.value()), "guardrail": high.value()}
-        if self._slo is not None:
-            *_, low, high = self._absolute[self._slo]
-            compared = [bet.value() for bound, bet in self._relative.items() if bound is not None]
-            found["latency"] = min(sum(compared) / len(compared), low.value())
-            found["latency guardrail"] = high.value()
-        return found | {"catastrophe": self._catastrophe.value()}
+        each = [sum([math.exp(one if one < _LOG_MOST else _LOG_MOST) for one in logs]) for logs in self._logs]
+        catastrophe, errors, *rest = (one / len(SEVERITIES) for one in each)
+        at = len(self._compared) - 1
+        found = {"errors": min(errors, rest[at]), "guardrail": rest[at + 1], "catastrophe": catastrophe}
+        if self._slo is None:
+            return found
+        return found | {"latency": min(sum(rest[:at]) / at, rest[at + 2]), "latency guardrail": rest[at + 3]}
 
-    def evidence(self) -> float:
-        """The weighted mean."""
-        return sum(self.shares[test] * value for test, value in self.values().items())
+
+def _capped(logs: list[float], seen: list[float], before: list[float], cap: float = CAP) -> list[float]:
+    """`logs` and what was seen since, but no more than the cap above what there was a window before."""
+    if seen is _NOTHING:
+        return logs
+    if max(seen) <= 0:
+        return [one + now for one, now in zip(logs, seen, strict=True)]
+    most = math.log(cap)
+    return [
+        sum_ if (sum_ := one + now) < was + most else was + most
+        for one, now, was in zip(logs, seen, before, strict=True)
+    ]
 
 
 def interval(bad: int, requests: int) -> tuple[float, float]:
@@ -264,7 +263,7 @@ def notice(rate: float, base: float, weight: int, ratio: float, gate: Gate, *, l
     }
     wanted = {test: math.log(limit(gate) * len(SEVERITIES) / _SHARES[latency][test]) for test in speeds}
     found = [wanted[test] / (rate * speed) for test, speed in speeds.items() if rate * speed > 0]
-    return max(min(found, default=math.inf), BLOCK * math.log(limit(gate)) / _LOG_CAP) + BLOCK
+    return max(min(found, default=math.inf), BURST * math.log(limit(gate)) / math.log(CAP))
 
 
 def _distance(share: float, most: float) -> float:

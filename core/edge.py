@@ -60,14 +60,18 @@ def trusted(settings: Settings, edge: Edge) -> list[str]:
     return sorted(set(map(str.lower, edge.trust_headers)) & set(used_headers(settings)))
 
 
+def removed(settings: Settings, edge: Edge) -> set[str]:
+    """Headers that the function takes from viewers."""
+    return set(used_headers(settings)) - set(trusted(settings, edge)) - UNREMOVABLE
+
+
 def code(event: str, settings: Settings, edge: Edge) -> str:
     """The function as published: its source, the headers that it removes, and what both functions share."""
     source, shared = ((SOURCES / name).read_text() for name in (FUNCTIONS[event], "bucket.js"))
-    removed = sorted(set(used_headers(settings)) - set(trusted(settings, edge)) - UNREMOVABLE)
     if event == "viewer-request":
         before, found, after = source.partition("const REMOVED = [];")
         assert found, "the source has a place for the headers that rules read"
-        source = f"{before}const REMOVED = {json.dumps(removed)};{after}"
+        source = f"{before}const REMOVED = {json.dumps(sorted(removed(settings, edge)))};{after}"
     return source + shared
 
 
@@ -137,6 +141,11 @@ def problems(settings: Settings, edge: Edge) -> Iterator[_Line]:
     if (count := len(_key_headers(settings, edge))) > MOST_KEY_HEADERS:
         text = f"make {count} headers of the cache's key, those of all routes with them; {MOST_KEY_HEADERS} fit"
         yield ("edge", "trustHeaders"), len(edge.trust_headers), text
+    if (size := len(code("viewer-request", settings, edge).encode())) > LONGEST_CODE:
+        names = removed(settings, edge)
+        name = max(settings.services, key=lambda one: len(settings.services[one].rules))
+        text = f"make the function of the edge {size} bytes, and {LONGEST_CODE} fit; use fewer or shorter headers"
+        yield ("services", name, "rules"), f"{len(names)} headers to remove", text
     secrets = {"originSecret": settings.origin_secret, "originSecretBefore": settings.origin_secret_before}
     for field, secret in secrets.items():
         if secret is None and field == "originSecret":
@@ -272,7 +281,8 @@ LOG_FIELDS = (
     "timestamp(ms)", "x-edge-location", "x-edge-request-id", "c-ip", "cs-method", "cs(Host)", "cs-uri-stem",
     "sc-status", "x-edge-result-type", "time-taken", "time-to-first-byte", "cs-protocol", "viewer-request-log-data",
 )  # fmt: skip
-"""What the access log has of a request; the last is `arm reason generation`, from the function."""
+"""What the access log has of a request, by the names in the guide to standard logging (v2).  The last is `arm reason
+generation` from the function, URL-encoded."""
 
 
 # --- what the gateway is asked for ---

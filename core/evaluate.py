@@ -6,13 +6,16 @@ so that each reading checks the other; neither asks a cluster.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from ipaddress import IPv6Address, ip_address
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from core import matches, routes
+from core import cidrs, edge, matches, routes
 from core.model import Rule, Service, Settings
 from policies import weights
 
@@ -58,6 +61,75 @@ class Decision:
 
 
 NOBODY = Decision("door", None, {})
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the edge says of a viewer.
+
+    `reason`: `halted` · `cidr` · `bucket` · `error` (an address that is none).  `bucket`, where it decided, is the
+    viewer's after the salt: green is who is below the weight times 100.
+    """
+
+    arm: Literal["blue", "green"]
+    reason: str
+    bucket: int | None = None
+
+
+def stamp(settings: Settings, address: str, cookies: Mapping[str, str]) -> Stamp:
+    """What the function on viewer requests, with the store as these settings write it, says of a viewer.
+
+    `settings.edge` has to be there.  A second writing of edge/viewer_request.js, so that each checks the other.
+    """
+    assert settings.edge is not None
+    if settings.halted:
+        return Stamp("blue", "halted")
+    try:
+        digits = _digits(address)
+    except ValueError:
+        return Stamp("blue", "error")
+    if any(map(digits.startswith, cidrs.compiled(settings.edge.blue_cidrs))):
+        return Stamp("blue", "cidr")
+    if any(map(digits.startswith, cidrs.compiled(settings.edge.green_cidrs))):
+        return Stamp("green", "cidr")
+    crumb = cookies.get(edge.COOKIE, "")
+    hashed = hashlib.md5(digits[:17].encode(), usedforsecurity=False).hexdigest()[:8]
+    own = int(crumb) if re.fullmatch("[0-9]{1,4}", crumb) else int(hashed, 16)
+    bucket = (own % edge.BUCKETS + edge.salt(settings)) % edge.BUCKETS
+    green = bucket < settings.effective_weight * edge.BUCKETS // weights.HIGHEST
+    return Stamp("green" if green else "blue", "bucket", bucket)
+
+
+def _digits(address: str) -> str:
+    """The hex digits of an address as the function has them; one mapped into IPv6 is an IPv4 one."""
+    found = ip_address(address)
+    if isinstance(found, IPv6Address):
+        if found.scope_id is not None:
+            raise ValueError(address)
+        found = found.ipv4_mapped or found
+    return f"{found.version}{found.packed.hex()}"
+
+
+def behind_edge(settings: Settings, request: Request, address: str) -> tuple[Stamp | None, Request]:
+    """The stamp of a viewer's request, and the request as it comes to the gateway.
+
+    Without an edge nothing is stamped; a host that is none of its aliases never gets further (`None`, and the request
+    without any door that has it).
+    """
+    if settings.edge is None:
+        return None, request
+    host = _host(request.host) if request.host is not None else next(iter(settings.edge.aliases), "")
+    if host not in settings.edge.aliases:
+        return None, replace(request, host="")
+    removed = edge.removed(settings, settings.edge) | {routes.STAMP, routes.STAMP_REASON}
+    kept = {name: value for name, value in request.headers.items() if name.lower() not in removed}
+    crumbs: dict[str, str] = {}
+    for crumb in request.sent().get("cookie", "").split(";"):
+        name, _, value = crumb.strip().partition("=")
+        crumbs.setdefault(name, value)
+    found = stamp(settings, address, crumbs)
+    stamps = {routes.STAMP: found.arm, routes.STAMP_REASON: found.reason}
+    return found, replace(request, headers=kept | stamps, door="gateway")
 
 
 def decide(name: str, settings: Settings, request: Request) -> Decision:

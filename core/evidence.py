@@ -13,8 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from core.bets import BLOCK, NONE, TICK, WARM_UP, Counts, Tick
+from core.bets import BURST, NONE, TICK, WARM_UP, Counts, Tick, total
 from core.timeline import Stay
+
+_Rows = defaultdict[tuple[str, str], list[int]]
+_TRACKS = ("stable", "canary", "cold", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +75,15 @@ def ticks(found: Iterable[Series], stays: Sequence[Stay], bounds: Sequence[float
     for series in known:
         scrapes[series.target] += [at for at, _ in series.samples]
     times = {target: sorted(set(seen)) for target, seen in scrapes.items()}
-    block = max(BLOCK, 2 * interval(known))
+    longest = max(BURST, 2 * interval(known))
     changes, places = [stay.since for stay in stays], {bound: place for place, bound in enumerate(bounds)}
     steps = [step for series in known for step in _steps(series, times[series.target], begin)]
     warm = _warm(steps, stays)
-    counted: defaultdict[tuple[float, int], defaultdict[tuple[str, str], list[int]]] = defaultdict(
-        lambda: defaultdict(lambda: [0] * (3 + len(bounds)))
-    )
+    counted: defaultdict[tuple[float, int], _Rows] = defaultdict(lambda: defaultdict(lambda: [0] * (3 + len(bounds))))
     for step in steps:
         stay, series = bisect(changes, step.at) - 1, step.series
         # A gap that hides a change of weight mixes two shares.
-        across = step.at - step.before > block and bisect(changes, step.before) - 1 != stay
+        across = step.at - step.before > longest and bisect(changes, step.before) - 1 != stay
         if stay < 0 or step.at > stays[stay].until or across or not step.number:
             continue
         cold = series.track != "stable" and any(one <= step.at < one + WARM_UP for one in warm[_who(series)])
@@ -95,10 +96,8 @@ def ticks(found: Iterable[Series], stays: Sequence[Stay], bounds: Sequence[float
             row[2] += step.number
         elif series.bound in places:
             row[3 + places[series.bound]] += step.number
-    return [
-        _tick(tick * TICK + TICK, (tick * TICK // block, stay), stays[stay].weight, rows)
-        for (tick, stay), rows in sorted(counted.items())
-    ]
+    doors = sorted({door for rows in counted.values() for door, _ in rows})
+    return [_tick(TICK * (tick + 1), stays[stay].weight, rows, doors) for (tick, stay), rows in sorted(counted.items())]
 
 
 def _who(series: Series) -> str:
@@ -125,19 +124,17 @@ def _warm(steps: Iterable[_Step], stays: Sequence[Stay]) -> defaultdict[str, set
     return found
 
 
-def _tick(at: float, block: tuple[float, int], weight: int, rows: dict[tuple[str, str], list[int]]) -> Tick:
-    doors, cold = [], NONE
-    for door in sorted({door for door, _ in rows}):
-        stable, canary, early, lost = (
-            _counts(rows.get((door, one))) for one in ("stable", "canary", "cold", "unknown")
-        )
+def _tick(at: float, weight: int, rows: _Rows, doors: Sequence[str]) -> Tick:
+    found, cold = [], NONE
+    for door in doors:
+        stable, canary, early, lost = (_counts(rows.get((door, one))) for one in _TRACKS)
         # Who found no endpoint is canary's, unless stable answered nobody either: then all are in the same trouble.
         ours = lost.requests if stable.requests else round(lost.requests * weight / 100)
-        canary += Counts(ours, min(ours, lost.failures))
-        stable += Counts(lost.requests - ours, lost.failures - min(ours, lost.failures))
-        doors.append((canary, stable))
-        cold += early
-    return Tick(at, block, tuple(doors), cold)
+        failed = min(ours, lost.failures)
+        canary = total([canary, Counts(ours, failed)])
+        found.append((canary, total([stable, Counts(lost.requests - ours, lost.failures - failed)])))
+        cold = total([cold, early])
+    return Tick(at, tuple(found), cold)
 
 
 def _counts(row: list[int] | None) -> Counts:

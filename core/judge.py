@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import merge
 from typing import Literal
 
-from core.bets import CATASTROPHE, NONE, SLOW, Counts, Evidence, Meter, interval, limit, notice
+from core.bets import CATASTROPHE, NONE, SLOW, Counts, Evidence, Meter, interval, limit, notice, total
 from core.model import Gate
 from core.promql import WINDOW
 
@@ -57,7 +56,7 @@ class Verdict:
     """`reason` is one sentence, `notes` are more.  `peak`, the most that `evidence` has been, rolls back at `limit`.
 
     `wait`: seconds until the hold has passed.  `curve`: (Unix seconds, evidence).  `inconclusive`: `maxHold` is over.
-    `tallies`: by service, the whole rollout.  `queries`: what was read of Prometheus.
+    `tallies`: by service, of all the `seconds` that canary was there.  `queries`: what was read of Prometheus.
     """
 
     kind: Kind
@@ -71,6 +70,7 @@ class Verdict:
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     curve: Sequence[tuple[float, float]] = ()
     queries: Sequence[str] = ()
+    seconds: float = 0.0
 
 
 def judge(services: Mapping[str, Evidence], gate: Gate, step: Step) -> Verdict:
@@ -98,12 +98,10 @@ class _Case:
         self.peak = 1.0
 
     def tally(self, name: str, since: float = -math.inf) -> Tally:
-        canary = stable = cold = NONE
-        for tick in self.services[name].ticks:
-            if tick.at > since:
-                ours, theirs = tick.sum()
-                canary, stable, cold = canary + ours, stable + theirs, cold + tick.cold
-        return Tally(canary, stable, cold)
+        ticks = [tick for tick in self.services[name].ticks if tick.at > since]
+        pairs = [pair for tick in ticks for pair in tick.doors]
+        canary, stable = total([ours for ours, _ in pairs]), total([theirs for _, theirs in pairs])
+        return Tally(canary, stable, total([tick.cold for tick in ticks]))
 
     def told(self, kind: Kind, reason: str, over: bool = False, notes: Sequence[str] = ()) -> Verdict:
         evidence, wait = self.curve[-1][1] if self.curve else 1.0, max(0.0, self.step.hold - self.step.age)
@@ -115,11 +113,14 @@ class _Case:
         return self.told(kind, text, over, notes)
 
     def verdict(self) -> Verdict:
-        meters = {name: Meter(self.gate, one.bounds, one.slo) for name, one in self.services.items()}
+        meters = {name: Meter(self.gate, one.bounds, one.slo, one.window) for name, one in self.services.items()}
         now = dict.fromkeys(meters, 1.0)
-        streams = [[(tick.at, name, tick) for tick in one.ticks] for name, one in self.services.items()]
-        for at, name, tick in merge(*streams, key=lambda one: one[0]):
-            meters[name].add(tick)
+        ticks = sorted(
+            (tick.at, name, index) for name, one in self.services.items() for index, tick in enumerate(one.ticks)
+        )
+        for at, name, index in ticks:
+            if not meters[name].add(self.services[name].ticks[index]) and at < ticks[-1][0]:
+                continue
             now[name] = meters[name].evidence()
             self.curve.append((at, sum(now.values()) / len(now)))
             self.peak = max(self.peak, self.curve[-1][1])
@@ -152,7 +153,7 @@ class _Case:
         window = f"in {clock(min(WINDOW, step.age))}"
         for name, one in self.services.items():
             tally = self.tally(name, max(step.began, step.at - WINDOW))
-            canary = tally.canary + tally.cold
+            canary = total([tally.canary, tally.cold])
             if not canary.requests and step.weight:
                 return self.held(self.silence() or f"{name}: no requests to canary {window}")
             if canary.share() > gate.error_rate:
@@ -237,7 +238,7 @@ class _Case:
         values, one, tally = meter.values(), self.services[name], self.tallies[name]
         test = max(values, key=lambda each: meter.shares[each] * values[each])
         bound = one.slo if test.startswith("latency") else None
-        canary, stable = tally.canary + (tally.cold if test == "catastrophe" else NONE), tally.stable
+        canary, stable = total([tally.canary, tally.cold] if test == "catastrophe" else [tally.canary]), tally.stable
         what = "failed" if bound is None else f"took longer than {one.bounds[bound]:g} ms for"
         ours, theirs = (
             f"{each.bad(bound):,} of {each.requests:,} requests ({percent(each.share(bound))})"

@@ -45,9 +45,12 @@ def canaries(update: Update) -> dict[str, str]:
 
 
 def at(updates: Sequence[Update], when: datetime) -> Update | None:
-    """The update in force at `when`.  One that failed, or goes on, counts as none."""
-    done = [one for one in updates if one.result == "succeeded" and (one.ended or one.began) <= when]
-    return max(done, key=lambda one: one.version, default=None)
+    """The last update that had ended at `when`."""
+    return max(_done(updates, when), key=lambda one: one.version, default=None)
+
+
+def _done(updates: Sequence[Update], when: datetime) -> list[Update]:
+    return [one for one in updates if one.result != "in-progress" and (one.ended or one.began) <= when]
 
 
 def stays(updates: Sequence[Update], when: datetime, *, grows: bool = False) -> list[Stay]:
@@ -59,9 +62,8 @@ def stays(updates: Sequence[Update], when: datetime, *, grows: bool = False) -> 
     present, found = at(updates, when), list[Stay]()
     if present is None:
         return found
-    done = [one for one in updates if one.result == "succeeded" and (one.ended or one.began) <= when]
     open_ = False
-    for update in sorted(done, key=lambda one: one.version):
+    for update in sorted(_done(updates, when), key=lambda one: one.version):
         moment = (update.ended or update.began).timestamp()
         if open_:
             found[-1] = replace(found[-1], until=moment)

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lab.namespace import API_IP, HOSTS
+from lab.namespace import API_IP, FIXED_HOSTS, HOSTS
 
 PODS = ipaddress.IPv4Network("10.244.0.0/16")
 INGRESS = ("istio-ingress", "istio-ingressgateway")
@@ -68,6 +68,11 @@ def wanted_balancer_address(service: Mapping[str, Any]) -> str:
     return str(service["spec"]["clusterIP"]).replace("10.96.", "10.99.", 1)
 
 
+def balancer_name(service: Mapping[str, Any]) -> str:
+    """Its name, as a cloud gives it: for an origin of the edge, which takes no address."""
+    return f"{service['metadata']['name']}.{service['metadata']['namespace']}.lb.lab.test"
+
+
 def balancer_address(service: Mapping[str, Any]) -> str | None:
     for entry in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []:
         return str(entry.get("ip"))
@@ -98,12 +103,12 @@ class HostsFile:
     that a reader in between misses nothing that was there."""
 
     def __init__(self) -> None:
-        self._lines = ["127.0.0.1 localhost", "::1 localhost"]
+        self._lines = [*FIXED_HOSTS]
 
     def write(self, names: Mapping[str, str]) -> None:
         wanted = [f"{address} {name}" for name, address in names.items()]
-        kept = [line for line in self._lines[2:] if line in wanted]
-        lines = self._lines[:2] + kept + sorted(set(wanted) - set(kept))
+        kept = [line for line in self._lines[len(FIXED_HOSTS) :] if line in wanted]
+        lines = [*FIXED_HOSTS, *kept, *sorted(set(wanted) - set(kept))]
         if lines == self._lines and HOSTS.stat().st_size:
             return
         self._lines = lines

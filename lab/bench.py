@@ -6,7 +6,6 @@ cluster. Writes `bench/results.json` and `docs/benchmarks.md`; prints ratios.  N
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import platform
@@ -21,17 +20,17 @@ from pathlib import Path
 
 import yaml
 
-from lab import load, namespace
+from lab import bench_edge, load, namespace
 from lab.parts import all_parts
 from lab.paths import LAB, ROOT
-from lab.request import request
-from lab.stack import Stack
+from lab.stack import Stack, api
 
 RUNS = 7
 ROUTE = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices/web"
 CANARY = "/apis/apps/v1/namespaces/shop/deployments/web-canary"
 RATE = 200
 SIZES = (1, 5, 50)
+FUNCTION = "function of the edge under njs, ratios of CPU time"
 MANY = "preview by number of services"
 CRASHING = "up to route written, canary crash-looping"
 
@@ -132,14 +131,14 @@ def past_a_crash(stack: Stack) -> float:
     stack.edit(weight=5)
     stack.up().check()
     crash.touch()
-    while asyncio.run(request("GET", CANARY))["status"].get("availableReplicas"):
+    while api("GET", CANARY)["status"].get("availableReplicas"):
         time.sleep(0.2)
     stack.refresh()
     stack.edit(weight=0)
     update = threading.Thread(target=stack.up)
     start = time.monotonic()
     update.start()
-    while asyncio.run(request("GET", ROUTE))["spec"]["http"][-1]["route"][1]["weight"]:
+    while api("GET", ROUTE)["spec"]["http"][-1]["route"][1]["weight"]:
         time.sleep(0.02)
     seconds = time.monotonic() - start
     crash.unlink()
@@ -182,6 +181,8 @@ def main() -> int:
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "parts": {part.name: "real" if part.real else "stand-in" for part in all_parts()},
     }
+    print("bench: the edge's function under njs", flush=True)
+    results[FUNCTION] = bench_edge.told()
     print("bench: preview of many services", flush=True)
     results[MANY] = many()
     floor = Floor()
@@ -269,8 +270,13 @@ def _write(results: dict[str, object]) -> None:
     dear, cheap = per_service(sizes, SIZES[2]), per_service(sizes, SIZES[1])
     lines += ["", f"A service costs {1000 * dear:.0f} ms at {SIZES[2]} services and {1000 * cheap:.0f} ms at"]
     lines += [f"{SIZES[1]}: ratio {dear / cheap:.2f} (goal 1.2).", ""]
+    function = results[FUNCTION]
+    assert isinstance(function, dict)
+    lines += [f"| {FUNCTION} | ratio | goal |", "|---|---|---|"]
+    lines += [f"| {what} | {one['found']:.2f} | {one['goal'] or ''} |" for what, one in function.items()]
     parts = results["parts"]
     assert isinstance(parts, dict)
+    lines.append("")
     lines += ["Parts: " + ", ".join(f"{name} ({what})" for name, what in parts.items()) + ".", ""]
     Path(ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines))
 

@@ -1,7 +1,8 @@
 """`make demo`: a rollout from 0 to 100 and its promotion, then a bad version and its revert, by one `pulumi up` each.
 
-Real requests are counted at both doors after each step, and 200 of them a second run through the public one all the
-time: none may be lost.  Ends with exit code 0 only if every share lies where its weight says and nothing was lost.
+After each step real requests are counted: at the edge as so many viewers, at the gateway and inside the mesh as
+requests that nobody stamped.  200 a second run through the edge all the time: none may be lost.  Ends with exit code 0
+only if every share lies where its weight says and nothing was lost.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from core import split
-from lab import load, namespace
+from lab import edge, load, namespace
 from lab.paths import ROOT
 from lab.stack import Stack
 
 REQUESTS = 2000
-"""At each door after each step."""
+"""At each door after each step; at the edge each from another viewer."""
 
 FAMILY_ERROR = 0.001
 """Chance that a demo without a fault fails for its shares: each of k checks gets its k-th part."""
@@ -71,32 +72,43 @@ STEPS = [
 ]
 
 
+def _there(door: str, doors: Mapping[str, str]) -> str:
+    """The address of a door; of the edge, once it has what the last update stored."""
+    if door == "edge":
+        edge.settle()
+    return doors[door]
+
+
+def _viewers(door: str) -> int:
+    """Who asks there, by address: only the edge tells viewers apart."""
+    return REQUESTS if door == "edge" else 0
+
+
 def main() -> int:
     """The whole demo; 0 when everything was as configured."""
     subprocess.run([sys.executable, "-m", "lab", "up"], cwd=ROOT, check=True)
     state = namespace.running()
     namespace.enter(state)
     stack = Stack()
-    stack.reset()
+    stack.reset(edge=True)
     if stack.resources():
         print("demo: takes down what an earlier run left", flush=True)
         stack.destroy().check()
-    doors = {"gateway": state.environment["GATEWAY_URL"], "mesh": state.environment["MESH_URL"]}
+    places = {"edge": "EDGE_URL", "gateway": "GATEWAY_URL", "inside mesh": "MESH_URL"}
+    doors = {door: url for door, name in places.items() if (url := state.environment[name])}
     checks = len(STEPS) * len(doors)
     print(f"demo: {REQUESTS} requests at each door after each step, {RATE} per second all the time", flush=True)
-    print(
-        f"{'step':<16}{'weight':>7}  {'gateway (99 %)':>24}  {'inside mesh (99 %)':>24}  {'lost':>5}  {'up s':>6}",
-        flush=True,
-    )
+    heads = "  ".join(f"{f'{door} (99 %)':>24}" for door in doors)
+    print(f"{'step':<16}{'weight':>7}  {heads}  {'lost':>5}  {'up s':>6}", flush=True)
     began = time.monotonic()
-    print("  (first: Istio, namespace, workload)", flush=True)
+    print("  (first: Istio, namespace, workload, edge)", flush=True)
     first = stack.up().check()
-    wrong = 0
-    with load.Steady(doors["gateway"], RATE) as steady:
+    wrong, public = 0, next(iter(doors))
+    with load.Steady(_there(public, doors), RATE, viewers=_viewers(public)) as steady:
         for index, step in enumerate(STEPS):
             step.edit(stack)
             update = first if index == 0 else stack.up().check()
-            counts = {door: load.run(url, REQUESTS) for door, url in doors.items()}
+            counts = {door: load.run(_there(door, doors), REQUESTS, viewers=_viewers(door)) for door in doors}
             cells = []
             for found in counts.values():
                 served = found.stable + found.canary
@@ -121,6 +133,7 @@ def main() -> int:
         "  source .lab/env\n"
         "  python -m lab status\n"
         "  python -m lab exec -- pulumi stack output --stack lab\n"
+        '  python -m lab load --url "$EDGE_URL" --requests 1000 --viewers 1000\n'
         '  python -m lab load --url "$GATEWAY_URL" --requests 1000\n'
         "  make lab-down"
     )

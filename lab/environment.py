@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import charts, monitoring, parts, plugins
+from lab import aws, charts, monitoring, parts, plugins
 from lab.control_plane import binary
+from lab.edge import part as edge_part
 from lab.namespace import LabError, State, environment, write_atomic
 from lab.paths import LAB, ROOT
 
@@ -33,13 +34,14 @@ def prepare(state: State) -> None:
         "PULUMI_HOME": str(LAB / "pulumi-home"),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "PYTHONDONTWRITEBYTECODE": "",  # a program's start takes three times as long without byte code
         "KUBECONFIG": str(LAB / "kubeconfig"),
         "GATEWAY_URL": GATEWAY_URL,
         "MESH_URL": MESH_URL,
-        "EDGE_URL": "",
+        **edge_part.urls(GATEWAY_URL),
         "PROMETHEUS_URL": monitoring.PROMETHEUS_URL if found["prometheus"].real else "",
         "ALERTMANAGER_URL": monitoring.ALERTMANAGER_URL if found["alertmanager"].real else "",
-        "AWS_ENDPOINT_URL": "",
+        **aws.ENVIRONMENT,
         "LAB_CHARTS": str(_charts()),
     }
     lines = [f"export {name}={shlex.quote(value)}" for name, value in state.environment.items()]

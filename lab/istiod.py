@@ -105,7 +105,8 @@ class Istiod:
             for publisher in self.publishers.values():
                 publisher.clean()
             try:
-                await asyncio.wait_for(self.dirty.wait(), timeout=RETRY)
+                async with asyncio.timeout(RETRY):  # wait_for of Python 3.11 may lose the cancellation that ends us
+                    await self.dirty.wait()
             except TimeoutError:
                 continue
             await asyncio.sleep(DEBOUNCE)

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from lab import environment, namespace, pki, supervisor
+from lab import edge, environment, namespace, pki, supervisor
 from lab.addresses import balancer_address
 from lab.kube import Api, ApiError, Json, key
 from lab.namespace import LabError, State
@@ -73,7 +73,7 @@ def _begin(earlier: State | None) -> State:
     pki.create(LAB / "pki", LAB / "kubeconfig")
     state.supervisor = _start_supervisor()
     state.save()
-    say("etcd, API server, Prometheus, Alertmanager and telemetry are starting")
+    say("etcd, API server, AWS, Prometheus, Alertmanager and telemetry are starting; then the edge")
     return state
 
 
@@ -156,8 +156,10 @@ def status() -> int:
     namespace.enter(state)
     answers = asyncio.run(_print_cluster(state))
     print("\naddresses")
-    for name in ("GATEWAY_URL", "MESH_URL", "PROMETHEUS_URL", "ALERTMANAGER_URL"):
+    for name in ("GATEWAY_URL", "EDGE_URL", "EDGE_LATE_URL", "MESH_URL", "PROMETHEUS_URL", "ALERTMANAGER_URL"):
         print(f"  {name:<18} {state.environment.get(name) or '-'}")
+    for node, read in edge.told().items():
+        print(f"  {node:<18} {read}")
     print("\naccess logs of gateways and waypoints: .lab/access/NAMESPACE.POD.jsonl (route_name, upstream_cluster)")
     problems = _routing_problems()
     errors = [problem for problem in problems if not problem.get("known")]

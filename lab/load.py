@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import random
 import ssl
 import subprocess
 import sys
@@ -16,16 +18,15 @@ import tempfile
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from lab import namespace
-from lab.namespace import LabError
-from lab.paths import LAB
+from lab import edge, namespace
+from lab.namespace import LabError, State
 
-ORIGIN_SECRET = LAB / "origin-secret"  # `name: value`, written where the lab has an edge
 TIMEOUT = 10.0
 
 
@@ -37,6 +38,7 @@ class Answer:
     status: int
     version: str
     error: str
+    number: int = 0  # of the request, in the order in which they went out
 
     @property
     def outcome(self) -> str:
@@ -71,9 +73,16 @@ def count(answers: Iterable[Answer]) -> Counts:
 
 
 class Client:
-    """Requests to one URL over kept connections; `trusted` holds certificates to trust besides the system's."""
+    """Requests to one URL over kept connections; `trusted` holds certificates to trust besides the system's, and each
+    request has the next of the headers in `each` besides."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], trusted: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        trusted: Path | None = None,
+        each: Sequence[Mapping[str, str]] = ({},),
+    ) -> None:
         parsed = urllib.parse.urlsplit(url)
         if parsed.scheme not in ("http", "https") or not parsed.hostname:
             raise LabError(f"--url {url!r}: expected http://, https:// or grpc://, then HOST[:PORT][/PATH]")
@@ -84,16 +93,19 @@ class Client:
         target = urllib.parse.urlunsplit(("", "", parsed.path or "/", parsed.query, ""))
         sent = {"host": parsed.netloc} | {name.lower(): value for name, value in headers.items()}
         lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
-        self._request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        self._request = "".join(f"{line}\r\n" for line in lines)
+        self._numbers = itertools.count()
+        self._each = ["".join(f"{name}: {value}\r\n" for name, value in one.items()) for one in each]
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def get(self, due: float) -> Answer:
         """Send one request. `due`: the Unix time at which it should have gone out."""
         writer: asyncio.StreamWriter | None = None
+        number = next(self._numbers)
         try:
             async with asyncio.timeout(TIMEOUT):
                 reader, writer = await self._connect()
-                writer.write(self._request)
+                writer.write(f"{self._request}{self._each[number % len(self._each)]}\r\n".encode("latin-1"))
                 status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 pairs = [line.partition(":") for line in lines]
                 headers = {name.lower(): value.strip() for name, _, value in pairs}
@@ -101,12 +113,12 @@ class Client:
         except (OSError, EOFError, TimeoutError) as error:
             if writer is not None:
                 writer.close()
-            return Answer(due, 0, "", str(error) or type(error).__name__)
+            return Answer(due, 0, "", str(error) or type(error).__name__, number)
         if "content-length" in headers and headers.get("connection", "").lower() != "close":
             self._idle.append((reader, writer))
         else:
             writer.close()
-        return Answer(due, int(status_line.split()[1]), headers.get("x-served-version", ""), "")
+        return Answer(due, int(status_line.split()[1]), headers.get("x-served-version", ""), "", number)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         while self._idle:
@@ -189,15 +201,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, help="requests per second, sent on schedule whatever the answers do")
     parser.add_argument("--concurrency", type=int, default=16, help="connections in use at once, without --rate")
     parser.add_argument("--header", action="append", default=[], metavar="K:V")
+    parser.add_argument("--viewers", type=int, default=0, metavar="N", help="at an edge node: as so many addresses")
+    parser.add_argument("--each", type=Path, metavar="FILE", help="headers for each request, a line of JSON")
     parser.add_argument("--no-origin-secret", action="store_true", help="call as one who goes round the edge")
     parser.add_argument("--log", type=Path, help="write each answer as one line of JSON")
     parser.add_argument("--json", action="store_true", help="print the counts only")
 
 
-def _headers(given: Iterable[str], origin_secret: bool) -> dict[str, str]:
+def _headers(given: Iterable[str]) -> dict[str, str]:
     found = {}
-    lines = [ORIGIN_SECRET.read_text()] if origin_secret and ORIGIN_SECRET.exists() else []
-    for text in [*lines, *given]:
+    for text in given:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
             raise LabError(f"--header {text!r}: expected NAME:VALUE")
@@ -205,13 +218,35 @@ def _headers(given: Iterable[str], origin_secret: bool) -> dict[str, str]:
     return found
 
 
+def _of_the_edge(url: str, state: State) -> dict[str, str]:
+    """What the edge would add for the gateway, asked of ministack; nothing for the edge itself, and inside the mesh."""
+    parsed = urllib.parse.urlsplit(url)
+    host, endpoint = parsed.hostname or "", state.environment.get("AWS_ENDPOINT_URL", "")
+    if not endpoint or parsed.port in edge.NODES.values() or host.endswith(".cluster.local"):
+        return {}
+    return edge.origin_headers(endpoint, host)
+
+
+def viewers(count: int, seed: int = 7) -> list[str]:
+    """Different addresses, half of them IPv4, the others each of an IPv6 /64 of its own."""
+    chance = random.Random(seed)
+    four = [str(IPv4Address(number)) for number in chance.sample(range(0x0B000000, 0x7F000000), count - count // 2)]
+    six = chance.sample(range(1 << 48), count // 2)
+    return four + [str(IPv6Address(0x2A00 << 112 | number << 64 | chance.getrandbits(64))) for number in six]
+
+
 def main(args: argparse.Namespace) -> int:
     """`python -m lab load`."""
     if args.requests < 0 or (args.requests == 0 and not args.rate):
         raise LabError(f"--requests {args.requests}: expected a positive number, or 0 together with --rate")
-    namespace.enter(namespace.running())
-    headers = _headers(args.header, not args.no_origin_secret)
-    client = GrpcClient(args.url, headers) if args.url.startswith("grpc://") else Client(args.url, headers, args.trust)
+    state = namespace.running()
+    namespace.enter(state)
+    headers = ({} if args.no_origin_secret else _of_the_edge(args.url, state)) | _headers(args.header)
+    each = [json.loads(line) for line in args.each.read_text().splitlines()] if args.each else [{}]
+    each = [{edge.VIEWER: address} for address in viewers(args.viewers)] if args.viewers else each
+    client: AnyClient = Client(args.url, headers, args.trust, each)
+    if args.url.startswith("grpc://"):
+        client = GrpcClient(args.url, headers)
     answers: list[Answer] = []
     log = args.log.open("a", buffering=1) if args.log else None
 
@@ -243,14 +278,37 @@ def _command(url: str, requests: int, headers: Mapping[str, str] | None) -> list
     return ["load", "--json", "--url", url, "--requests", str(requests), *words]
 
 
-def run(url: str, requests: int, headers: Mapping[str, str] | None = None, trusted: Path | None = None) -> Counts:
-    """Send `requests` from inside the namespace, in a process of its own."""
+def run(
+    url: str,
+    requests: int,
+    headers: Mapping[str, str] | None = None,
+    trusted: Path | None = None,
+    viewers: int = 0,
+    secret: bool = True,
+) -> Counts:
+    """Send `requests` from inside the namespace, in a process of its own; `secret` as the edge would at the gateway."""
     command = _command(url, requests, headers) + (["--trust", str(trusted)] if trusted else [])
+    command += ["--viewers", str(viewers)] + ([] if secret else ["--no-origin-secret"])
+    return Counts(**json.loads(_output(command)))
+
+
+def each(url: str, headers: Sequence[Mapping[str, str]], secret: bool = True) -> list[Answer]:
+    """One request with each of these headers, and the answers in that order."""
+    with tempfile.TemporaryDirectory(prefix="lab-load-") as folder:
+        lines, log = Path(folder, "each.jsonl"), Path(folder, "answers.jsonl")
+        lines.write_text("".join(json.dumps(dict(one)) + "\n" for one in headers))
+        command = [*_command(url, len(headers), None), "--each", str(lines), "--log", str(log)]
+        _output(command + ([] if secret else ["--no-origin-secret"]))
+        found = [Answer(**json.loads(line)) for line in log.read_text().splitlines()]
+    return sorted(found, key=lambda answer: answer.number)
+
+
+def _output(command: Sequence[str]) -> bytes:
     child = namespace.run_inside(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = child.communicate()
     if child.returncode != 0:
-        raise LabError(f"load on {url} failed: {errors.decode().strip()}")
-    return Counts(**json.loads(output))
+        raise LabError(f"load failed: {errors.decode().strip()}")
+    return output
 
 
 class Steady:
@@ -260,11 +318,17 @@ class Steady:
     """
 
     def __init__(
-        self, url: str, rate: float = 200, trusted: Path | None = None, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        rate: float = 200,
+        trusted: Path | None = None,
+        headers: Mapping[str, str] | None = None,
+        viewers: int = 0,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lab-load-")
         self._log = Path(self._folder.name) / "answers.jsonl"
         self._command = [*_command(url, 0, headers), "--rate", str(rate), "--log", str(self._log)]
+        self._command += ["--viewers", str(viewers)]
         self._command += ["--trust", str(trusted)] if trusted else []
 
     def __enter__(self) -> Steady:

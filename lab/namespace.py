@@ -22,6 +22,10 @@ from lab.paths import LAB, ROOT
 
 NODE_IP = "10.244.0.1"
 API_IP = "10.96.0.1"
+AWS_HOST = "aws.lab.test"
+AWS_ACCOUNT = "000000000000"
+# SDKs put the account before the host of a KeyValueStore's endpoint.
+FIXED_HOSTS = ("127.0.0.1 localhost", "::1 localhost", f"{NODE_IP} {AWS_HOST} {AWS_ACCOUNT}.{AWS_HOST}")
 HOSTS = LAB / "hosts"
 STATE = LAB / "state.json"
 
@@ -127,7 +131,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 def create(lab_id: str) -> State:
     """Make the namespace and its keeper. Not root: inside a user namespace, where the caller counts as root."""
-    HOSTS.write_text("127.0.0.1 localhost\n::1 localhost\n")
+    HOSTS.write_text("\n".join(FIXED_HOSTS) + "\n")
     as_root = os.geteuid() == 0
     flags = ["-n", "-m"] if as_root else ["-U", "-r", "-n", "-m"]
     log = LAB / "logs" / "keeper.log"

@@ -19,6 +19,7 @@ from lab.addresses import (
     Loopback,
     Pool,
     balancer_address,
+    balancer_name,
     public_names,
     service_names,
     wanted_balancer_address,
@@ -103,7 +104,8 @@ class Node:
                 await self._loopback.add(address)
                 if balancer_address(service) != address:
                     path = f"/api/v1/namespaces/{named[0]}/services/{named[1]}/status"
-                    await self._api.patch(path, {"status": {"loadBalancer": {"ingress": [{"ip": address}]}}})
+                    given = {"ip": address, "hostname": balancer_name(service)}
+                    await self._api.patch(path, {"status": {"loadBalancer": {"ingress": [given]}}})
         for address in wanted - self._given:
             await self._loopback.add(address)
         for address in self._given - wanted:
@@ -114,7 +116,8 @@ class Node:
         names = service_names(self._services.items.values())
         ingress = self._services.items.get(INGRESS)
         entry = balancer_address(ingress) if ingress else None
-        if entry is not None:
+        if ingress is not None and entry is not None:
+            names[balancer_name(ingress)] = entry
             public = public_names(self._routes.items.values())
             names |= {host: entry for host in public if host not in names}
         self._hosts.write(names)

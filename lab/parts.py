@@ -127,7 +127,6 @@ _NOT_RUN = (
         None,
         "not run: lab/images.py starts the process that an image name stands for",
     ),
-    Part("CloudFront", False, "", None, "not run: the lab has no edge"),
 )
 _BY_NAME = {known.name: known for known in _KNOWN}
 
@@ -165,7 +164,7 @@ def all_parts() -> list[Part]:
     with ThreadPoolExecutor(max_workers=8) as pool:
         listed = list(pool.map(lambda known: _describe(known, versions), _KNOWN))
     versions.save()
-    return [*listed, _crds(), *_NOT_RUN]
+    return [*listed, _crds(), _aws(), *_edges(), *_NOT_RUN]
 
 
 def _describe(known: _Known, versions: _Versions) -> Part:
@@ -196,6 +195,36 @@ def _crds() -> Part:
     pins = [pin for pin in pins if pin.startswith(("api ", "gateway-api "))]
     version = ", ".join(pin.replace("api v", "istio v", 1) if pin.startswith("api ") else pin for pin in pins)
     return Part("crds", True, version, str(path), "files of the Go modules istio.io/api and sigs.k8s.io/gateway-api")
+
+
+def _aws() -> Part:
+    path = find("ministack")
+    pin = re.search(r"^ministack==(\S+)", toolchain.MINISTACK_LOCK.read_text(), re.M)
+    why = (
+        "no package registry serves AWS; PyPI package ministack stands in, with limits and faults of lab/aws_server.py"
+    )
+    return Part(
+        "aws-api",
+        False,
+        f"ministack {pin[1]}" if path and pin else "",
+        str(path) if path else None,
+        why if path else "PyPI package ministack is not installed yet: run python3 -m lab.setup",
+    )
+
+
+def _edges() -> list[Part]:
+    """CloudFront's edge locations: two, and only what they do with a request's headers and cookies."""
+    path, module = find("nginx"), find("ngx_http_js_module.so")
+    if path is None or module is None:
+        why = "no registry serves CloudFront, and its stand-in needs Debian's nginx and libnginx-mod-http-js"
+        return [Part(name, False, "", None, f"{why}: run python3 -m lab.setup") for name in ("edge", "edge-late")]
+    why = (
+        "stands in for CloudFront, which no registry serves: nginx with njs 0.7.9 runs the functions as published; it "
+        "has no TLS, cache, policies of headers in answers, WAF or limits of run time"
+    )
+    late = f"{why}; sees writes to the store late (LAB_EDGE_LAG, 60 s)"
+    version = "nginx 1.22, njs 0.7.9"
+    return [Part("edge", False, version, str(path), why), Part("edge-late", False, version, str(path), late)]
 
 
 def _origin(name: str, path: Path) -> str:

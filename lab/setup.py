@@ -1,9 +1,9 @@
 """Set-up: everything the lab and the checks need, installed once into the cache and found there ever after.
 
-Runs on the system's `python3` with the standard library alone. Three things go on side by side: the Python
-packages of requirements.txt, the Debian packages, and the Go tools (built one after another, since each keeps
-all cores busy). Whatever is made is made elsewhere and renamed into place, or marked complete last, under a lock
-of its own: two runs at once share the work, and an interrupted one is simply repeated.
+Runs on the system's `python3` with the standard library alone. Four things go on side by side: the Python
+packages of requirements.txt, ministack, the Debian packages, and the Go tools (built one after another, since
+each keeps all cores busy). Whatever is made is made elsewhere and renamed into place, or marked complete last,
+under a lock of its own: two runs at once share the work, and an interrupted one is simply repeated.
 """
 
 from __future__ import annotations
@@ -27,9 +27,22 @@ from types import FrameType
 from lab import parts, toolchain
 from lab.paths import CACHE, ROOT, VENV
 from lab.steps import Progress, Runner, SetupError, made_aside
-from lab.toolchain import DEBIAN, FLAGGER, GO_LOCK, GO_MINIMUM, GO_TOOLS, DebianPackage, GoTool, digest
+from lab.toolchain import (
+    DEBIAN,
+    FLAGGER,
+    GO_LOCK,
+    GO_MINIMUM,
+    GO_TOOLS,
+    MINISTACK_LOCK,
+    DebianPackage,
+    GoTool,
+    is_complete,
+    venv_directory,
+)
 
 REQUIREMENTS = ROOT / "requirements.txt"
+CHECKS = {"njs"}
+"""Debian packages without which `make check` would leave tests out; unpacked into the cache: nobody has to be root."""
 # Hashes of the lock only, wheels only (nothing is compiled by surprise), and byte code at first import,
 # because compiling pulumi_aws whole takes longer than installing everything.
 PIP_INSTALL = (
@@ -39,17 +52,6 @@ PIP_INSTALL = (
 
 
 # --- Python packages ----------------------------------------------------------------------------------------
-
-
-def venv_directory(name: str, lock_file: Path) -> Path:
-    """Where the environment of that lock file is for this very Python."""
-    python = f"{sys.implementation.cache_tag} {sys.base_prefix}"
-    return CACHE / f"{name}-{digest([lock_file.read_bytes(), python.encode()])}"
-
-
-def is_complete(venv: Path) -> bool:
-    # The interpreter is a link: it dangles when the Python it was made from is gone.
-    return (venv / ".complete").exists() and (venv / "bin" / "python").exists()
 
 
 def make_venv(runner: Runner, venv: Path, lock_file: Path, say: Callable[[str], None], lock: int) -> None:
@@ -86,17 +88,24 @@ def ensure_venv(runner: Runner, venv: Path, lock_file: Path, task: str, doing: s
 def python_packages(runner: Runner) -> None:
     venv = venv_directory("venv", REQUIREMENTS)
     ensure_venv(runner, venv, REQUIREMENTS, "python", "making the environment")
-    link_venv(venv)
+    link_venv(VENV, venv)
+    link_venv(ROOT / "policies" / ".venv", venv)  # elsewhere `pulumi install` makes one for the pack alone
 
 
-def link_venv(venv: Path) -> None:
-    if VENV.is_symlink() and VENV.readlink() == venv:
+def ministack(runner: Runner) -> None:
+    """The stand-in of AWS, which pins botocore: in an environment of its own."""
+    venv = venv_directory("ministack", MINISTACK_LOCK)
+    ensure_venv(runner, venv, MINISTACK_LOCK, "ministack", "making the environment")
+
+
+def link_venv(link: Path, venv: Path) -> None:
+    if link.is_symlink() and link.readlink() == venv:
         return
-    if VENV.exists() and not VENV.is_symlink():
-        raise SetupError(f"{VENV} is a folder of its own; move it away: set-up puts a link to {venv} there")
-    aside = VENV.with_name(f".venv.{os.getpid()}")
+    if link.exists() and not link.is_symlink():
+        raise SetupError(f"{link} is a folder of its own; move it away: set-up puts a link to {venv} there")
+    aside = link.with_name(f".venv.{os.getpid()}")
     aside.symlink_to(venv)
-    aside.rename(VENV)
+    aside.rename(link)
 
 
 # --- Debian packages ----------------------------------------------------------------------------------------
@@ -106,17 +115,19 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def missing_debian() -> list[DebianPackage]:
-    return [package for package in DEBIAN if any(parts.find(name) is None for name in package.provides)]
+def missing_debian(checks: bool) -> list[DebianPackage]:
+    """Of all, or of those that `make check` has a use for."""
+    wanted = (package for package in DEBIAN if package.name in CHECKS or not checks)
+    return [package for package in wanted if any(parts.find(name) is None for name in package.provides)]
 
 
-def debian_packages(runner: Runner) -> list[str]:
+def debian_packages(runner: Runner, checks: bool) -> list[str]:
     """Gets what is missing; returns a line for each one that cannot be had: what does not work without it."""
     warnings: list[str] = []
-    if not missing_debian():
+    if not missing_debian(checks):
         return warnings
     with runner.progress.task("debian", "looking for packages") as say, runner.locked("apt", say) as lock:
-        for package in missing_debian():
+        for package in missing_debian(checks):
             say(package.name)
             try:
                 debian_package(runner, package, lock)
@@ -267,7 +278,7 @@ def module_directory(runner: Runner, go: Path, tool: GoTool, module: str, lock: 
 def set_up(python_only: bool, flagger: bool = False) -> list[str]:
     """Does what is missing, side by side; returns warnings. Every failure is reported, not just the first."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with Progress() as progress, ThreadPoolExecutor(3) as pool:
+    with Progress() as progress, ThreadPoolExecutor(4) as pool:
         runner = Runner(progress)
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -275,14 +286,14 @@ def set_up(python_only: bool, flagger: bool = False) -> list[str]:
 
         previous = signal.signal(signal.SIGTERM, on_signal)
         jobs: list[Future[None]] = [pool.submit(python_packages, runner)]
-        debian: Future[list[str]] | None = None
+        debian = pool.submit(debian_packages, runner, python_only)
         if not python_only:
-            debian = pool.submit(debian_packages, runner)
+            jobs.append(pool.submit(ministack, runner))
             if tools := missing_go_tools(flagger):
                 jobs.append(pool.submit(go_tools, runner, tools))
         try:
             problems = [problem for job in jobs if (problem := job.exception()) is not None]
-            warnings = debian.result() if debian is not None else []
+            warnings = debian.result()
         except KeyboardInterrupt:
             runner.stop()
             raise
@@ -300,7 +311,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python3 -m lab.setup", description="Install what the lab and the checks need."
     )
-    parser.add_argument("--python-only", action="store_true", help="only the Python packages (enough for `make check`)")
+    parser.add_argument(
+        "--python-only", action="store_true", help="only what `make check` needs: Python packages and njs"
+    )
     parser.add_argument("--flagger", action="store_true", help="Flagger and its load tester too")
     arguments = parser.parse_args()
     started = time.monotonic()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,15 +47,40 @@ class Update:
         return self
 
 
+class _Line:
+    """An open line to the API server of one lab; a process for each request would cost half a second of it."""
+
+    def __init__(self) -> None:
+        argv, environment = inside([sys.executable, "-m", "lab.request"])
+        self._child = subprocess.Popen(
+            argv, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._lock = threading.Lock()
+
+    def ask(self, *question: Any) -> dict[str, Any]:
+        """One question, one answer; from any thread."""
+        assert self._child.stdin is not None and self._child.stdout is not None
+        with self._lock:
+            self._child.stdin.write(json.dumps(question) + "\n")
+            self._child.stdin.flush()
+            answer = self._child.stdout.readline()
+        if not answer:
+            raise RuntimeError("the line to the lab's API server broke off")
+        told: dict[str, Any] = json.loads(answer)
+        return told
+
+
+@functools.cache
+def _line(network: str) -> _Line:
+    return _Line()
+
+
 def api(method: str, path: str, body: Any = None) -> Any:
     """One request to the lab's API server, from inside the lab or outside; RuntimeError with its message if refused."""
-    argv, environment = inside(
-        [sys.executable, "-m", "lab.request", method, path, *([json.dumps(body)] if body else [])]
-    )
-    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip())
-    return json.loads(done.stdout)
+    told = _line(namespace.running().network).ask(method, path, body)
+    if "refused" in told:
+        raise RuntimeError(told["refused"])
+    return told["answer"]
 
 
 class Stack:
@@ -64,9 +91,11 @@ class Stack:
         self.name = name
         self.project = project
 
-    def reset(self) -> None:
-        """Puts the stack file back to the checkout's."""
+    def reset(self, edge: bool = False) -> None:
+        """Puts the stack file back to the checkout's; without its edge, which has tests of its own."""
         self.file.write_text((ROOT / "Pulumi.lab.yaml").read_text())
+        if not edge:
+            self.edit(edge=None, originSecret=None)
 
     def edit(self, **changes: Any) -> None:
         """Sets top-level keys of our configuration, as an edit of the stack file would; None removes one."""

@@ -16,8 +16,9 @@ from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lab import control_plane, monitoring, namespace
+from lab import aws, control_plane, monitoring, namespace
 from lab.control_plane import Command
+from lab.edge import part as edge_part
 from lab.kube import Api
 from lab.namespace import LabError, Process
 from lab.paths import LAB, ROOT
@@ -90,14 +91,15 @@ class Supervisor:
         """Start what does not run."""
         self._phase = "starting"
         telemetry = python_part("telemetry", "lab.telemetry")
-        first = [control_plane.etcd(), control_plane.api_server(), telemetry]
+        first = [control_plane.etcd(), control_plane.api_server(), aws.command(), telemetry]
         try:
             await self._start(*first, monitoring.prometheus(), monitoring.alertmanager())
             async with Api() as api:
                 await control_plane.wait_ready(api)
                 await control_plane.mark(api, self._state.id)
                 await self._start(control_plane.controller_manager(), python_part("node", "lab.node"))
-                await control_plane.prepare(api)
+                await asyncio.gather(control_plane.prepare(api), aws.wait_ready())
+                await self._start(edge_part.command())
             self._phase = "ready"
         except Exception as error:  # noqa: BLE001 - whatever it is, `lab up` has to hear of it
             self._phase = f"failed: {type(error).__name__} {error}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from lab.paths import CACHE, TOOLCHAIN, VENV
 
 GO_MINIMUM = (1, 26)
 GO_LOCK = TOOLCHAIN / "go.txt"
+MINISTACK_LOCK = TOOLCHAIN / "ministack" / "requirements.txt"
 # No C compiler is taken for granted, and one setting for all lets the builds share their standard library.
 BUILD_ENV = {
     "CGO_ENABLED": "0",
@@ -92,6 +94,12 @@ GO_TOOLS = (
     ),
     # On its own too: a user who has a Pulumi CLI should not build one for the sake of this file.
     GoTool("pulumi-exec", "pulumi", provides=(EXEC_FILE,), copies=(_EXEC_COPY,)),
+    GoTool(
+        "actionlint",
+        "actionlint",
+        provides=("actionlint",),
+        packages=("github.com/rhysd/actionlint/cmd/actionlint",),
+    ),
     GoTool(
         "etcd",
         "etcd",
@@ -174,6 +182,17 @@ DEBIAN = (
 )
 
 
+def venv_directory(name: str, lock_file: Path) -> Path:
+    """Where the environment of that lock file is for this very Python."""
+    python = f"{sys.implementation.cache_tag} {sys.base_prefix}"
+    return CACHE / f"{name}-{digest([lock_file.read_bytes(), python.encode()])}"
+
+
+def is_complete(venv: Path) -> bool:
+    # The interpreter is a link: it dangles when the Python it was made from is gone.
+    return (venv / ".complete").exists() and (venv / "bin" / "python").exists()
+
+
 def cached(name: str) -> Path | None:
     """The file (or folder, for `crds`) that the cache holds under this name."""
     for tool in (*GO_TOOLS, FLAGGER):
@@ -184,6 +203,9 @@ def cached(name: str) -> Path | None:
         if name in package.provides:
             path = package.directory() / package.provides[name]
             return path if path.exists() else None
+    if name == "ministack":
+        venv = venv_directory(name, MINISTACK_LOCK)
+        return venv / "bin" / "ministack" if is_complete(venv) else None
     if name == "envoy":
         found = sorted(VENV.glob("lib/python3*/site-packages/envoy/_bin/envoy"))
         return found[0].resolve() if found else None

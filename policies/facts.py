@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pulumi_policy.proxy import UnknownValueError
-
 Json = Mapping[str, Any]
 Check = Callable[["Stack", "Thing", Json], Iterator[str]]
 
@@ -133,7 +131,10 @@ def shares(route: Thing) -> dict[str, Any]:
 
 
 class Stack:
-    """All objects, by kind and by place; `subsets` has their labels by host."""
+    """All objects, by kind and by place; `subsets` has their labels by host.
+
+    What cannot be read, because it is not known yet or is not what it should be, is left out.
+    """
 
     def __init__(self, things: Iterable[Thing]) -> None:
         self._kinds: dict[str, list[Thing]] = {}
@@ -141,7 +142,7 @@ class Stack:
         self.subsets: dict[str, dict[str, Json]] = {}
         for thing in things:
             self._kinds.setdefault(thing.kind, []).append(thing)
-            with suppress(UnknownValueError):
+            with suppress(Exception):
                 self._places[thing.kind, *thing.place] = thing
                 if thing.kind == "DestinationRule":
                     own = {one.get("name", ""): one.get("labels") or {} for one in thing.spec.get("subsets") or []}
@@ -152,8 +153,11 @@ class Stack:
         return [thing for kind in kinds for thing in self._kinds.get(kind, ())]
 
     def at(self, kind: str, namespace: str, name: str) -> Thing | None:
-        """The object of that name."""
-        return self._places.get((kind, namespace, name))
+        """The object of that name; raises as reading does where one whose name cannot be read may be it."""
+        found = self._places.get((kind, namespace, name))
+        if found is None:
+            _ = [one.place for one in self.of(kind)]
+        return found
 
     def service(self, host: str) -> Thing | None:
         """The Service that `host` names."""
@@ -170,7 +174,7 @@ class Stack:
         """URNs of what is at rest: routes that give canary no share, and the pods behind one that has a canary."""
         found: set[str] = set()
         for thing in self.of("VirtualService", "Service"):
-            with suppress(UnknownValueError):
+            with suppress(Exception):
                 found |= set(self._rest_of(thing))
         return found
 
@@ -196,7 +200,7 @@ class Stack:
         """True when a route goes down in this update: a canary stack then writes the route before the pods."""
         written: dict[str, list[Thing]] = {"VirtualService": [], "Service": []}
         for thing in self.of(*written):
-            with suppress(UnknownValueError):
+            with suppress(Exception):
                 written[thing.kind] += [thing] if "canary/stable" in thing.get("metadata", "annotations") else []
         pods, (routes, services) = self.of("Deployment"), written.values()
         if any(one.needs & {route.urn for route in routes} for one in pods):

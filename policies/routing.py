@@ -60,7 +60,7 @@ def _edge(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
     pairs = {pair["key"]: pair["value"] for pair in thing.props.get("resourceKeyValuePairs") or []}
     found = json.loads(pairs.get("green_percentage", "{}"))
     edge = 0 if found.get("halted") else found.get("buckets", 0) / 100  # of 10,000
-    for route in stack.of(VS) if found else ():
+    for route in filter(shares, stack.of(VS) if found else ()):
         mesh, public = shares(route).get("canary", 0), set(route.spec.get("gateways") or []) - {"mesh"}
         if public and mesh != edge and route.get("metadata", "annotations").get("canary/canary", "some"):
             text = f"{mesh} % at {'/'.join(route.place)} and {edge:g} % at the edge; write both in one update"

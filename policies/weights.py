@@ -132,7 +132,8 @@ def rises(old: Route | None, new: Route) -> bool:
         return False
     if old.halted and old.canary is not None:
         return True
-    return new.weight > old.weight or bool(new.opened - old.opened) or bool(new.opened and old.shielded - new.shielded)
+    exposed = old.shielded - new.shielded if new.opened or new.weight > LOWEST else ()
+    return new.weight > old.weight or bool(new.opened - old.opened) or bool(exposed)
 
 
 def falls(old: Route | None, new: Route) -> bool:

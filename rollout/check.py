@@ -65,6 +65,10 @@ def command(
 
     Ends with 0 if all of it may happen now, 5 if it may later, 2 if a file is unusable or a rule refuses.
     """
+    if not Path("Pulumi.yaml").is_file():
+        raise Stop(
+            Exit.BAD_INPUT, "there is no Pulumi.yaml here, so no stack files either; run it in the project's folder"
+        )
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}").strip()
     if not commit:
         raise Stop(Exit.BAD_INPUT, f"--base: got {base!r}: no commit of this repository; fetch it, with its history")
@@ -133,7 +137,11 @@ def _live(file: Path | None, asked: subprocess.Popen[str] | None) -> tuple[Outpu
         asked.kill() if asked else None
         return None, f"pulumi said nothing in {PATIENCE} s"
     except ValueError:
-        raise Stop(Exit.BAD_INPUT, f"{file or 'pulumi stack output'}: is no JSON; give stack outputs") from None
+        if file is None:
+            return None, "pulumi answered with no JSON"
+        raise Stop(
+            Exit.BAD_INPUT, f"--live: {file} is no JSON; give the output of `pulumi stack output --json`"
+        ) from None
 
 
 def _as_live(raw: Mapping[str, Any], live: Outputs) -> dict[str, Any]:
@@ -181,6 +189,7 @@ def _report(file: Path, commit: str, now: datetime, live: tuple[Outputs | None, 
     policies, stopped = _policies(found["stack"], preview)
     if stopped or verdict.refused:
         found["verdict"] = "refused" if stopped or allowed_from is None else "held"
+    objection = ["a mandatory policy objects, see below; a way down it would let pass"] if stopped else []
     at = f"{file}:{head.line('weight')}"
     for name, (old, new) in pairs.items():
         own = 0 if base is None or name not in base.services else base.effective_weight
@@ -188,17 +197,18 @@ def _report(file: Path, commit: str, now: datetime, live: tuple[Outputs | None, 
             line = f"{name}: {old.weight} % is live and the base says {own}; the rules go by what is live"
             down = f". {at} is below it, and would take canary down; set canary:weight to {old.weight} to stay"
             found["warnings"].append(line + (down if new.weight < old.weight and old.weight > own else ""))
+    moves = list(_moves(settings, pairs))
     return found | {
-        "services": list(_moves(settings, pairs)),
+        "services": moves,
         "audience": _audience(settings),
-        "refused": list(verdict.refused),
+        "refused": [*verdict.refused, *objection],
         "excepted": list(verdict.excepted),
-        "expected": _expected(base, settings),
+        "expected": _expected(base, settings, [move["service"] for move in moves]),
         "policies": policies,
         "preview": preview.read_text()[:LONGEST_PREVIEW] if preview else None,
         "allowedFrom": weights.stamp(allowed_from) if allowed_from else None,
         "holdFrom": hold_from,
-        "undo": _undo(found["stack"], at, pairs),
+        "undo": _undo(found["stack"], at, pairs) if moves else [],
     }
 
 
@@ -252,17 +262,17 @@ def _before(file: Path, commit: str, base: Settings | None, live: tuple[Outputs 
         when = datetime.fromisoformat(_git("log", "-1", "--format=%cI", commit, "--", str(file)).strip())
         found = {name: replace(record.wanted(name, base), since=when) for name in base.services}
         return found, f"the base's commit, because what is live could not be read ({source})"
-    raw = stackfile.StackFile(file, _git("show", f"{commit}:./{file}")).settings_raw
-    try:
-        there = checks.parse(_as_live(raw, outputs))[0]
-    except checks.SettingsError:
-        return _before(file, commit, base, (None, f"it is not what {file} makes: {source}"))
     serving = (outputs.get("windows") or {}).get("serving", True)
     found = {}
-    for name in there.services:
-        told = outputs["services"][name]
-        route = replace(record.wanted(name, there), weight=told["weight"], reached=0 if serving else outputs["weight"])
-        found[name] = replace(route, since=datetime.fromisoformat(told["since"]) if told.get("since") else None)
+    try:
+        raw = stackfile.StackFile(file, _git("show", f"{commit}:./{file}")).settings_raw
+        there = checks.parse(_as_live(raw, outputs))[0]
+        for name in there.services:
+            told, reached = outputs["services"][name], 0 if serving else outputs["weight"]
+            since = datetime.fromisoformat(told["since"]) if told.get("since") else None
+            found[name] = replace(record.wanted(name, there), weight=told["weight"], reached=reached, since=since)
+    except (Stop, checks.SettingsError, KeyError):
+        return _before(file, commit, base, (None, f"{source} is not of this stack's making"))
     return found, f"what was last recorded live ({source})"
 
 
@@ -291,18 +301,16 @@ def _with_history(file: Path, commit: str, before: Routes, *, timed: bool) -> Ro
 def _moves(settings: Settings, pairs: step.Pairs) -> Iterator[Report]:
     """The services whose traffic or pods change."""
     for name, (old, new) in pairs.items():
-        if old is not None and replace(old, since=None, former=None, reached=0, rejected=new.rejected) == replace(
-            new, reached=0
-        ):
-            continue
-        yield {
-            "service": name,
-            "from": old.weight if old else 0,
-            "to": new.weight,
-            "kind": _kind(old, new),
-            "rung": _rung(new),
-            "exposed": list(_exposed(name, settings, old, new)),
-        }
+        kept = {"since": None, "former": None, "reached": 0, "rejected": ()}
+        if old is None or replace(old, **kept) != replace(new, **kept):  # type: ignore[arg-type]
+            yield {
+                "service": name,
+                "from": old.weight if old else 0,
+                "to": new.weight,
+                "kind": _kind(old, new),
+                "rung": _rung(new),
+                "exposed": list(_exposed(name, settings, old, new)),
+            }
 
 
 def _kind(old: weights.Route | None, new: weights.Route) -> str:
@@ -326,7 +334,8 @@ def _rung(new: weights.Route) -> str:
         hold = weights.hold_of(new.steps, new.weight)
         length = f"{hold // 60}m" if hold % 60 == 0 else f"{hold}s"
         return f"{ladder.index(new.weight) + 1} of {len(ladder)}, held {length}"
-    return f"between {[0, *ladder]} of canary:steps" if new.weight else "none"
+    below = max((weight for weight in ladder if weight < new.weight), default=0)
+    return f"between {below} and {weights.next_rung(new.steps, new.weight)}" if new.weight else "none"
 
 
 def _unit(service: Service, settings: Settings) -> str:
@@ -389,35 +398,30 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join([*(f"`{name}`" for name in names[:MOST_NAMES]), *more])
 
 
-def _expected(old: Settings | None, new: Settings) -> list[str]:
+def _expected(old: Settings | None, new: Settings, moved: Sequence[str]) -> list[str]:
     """Names of resources that change, by what they are made of; a preview knows the rest."""
     was, now = (dict(_made_of(settings)) if settings else {} for settings in (old, new))
-    words = {True: "+", False: "-"}
-    found = [
-        ("" if name in was and name in now else words[name in now]) + name
-        for name in [*now, *(name for name in was if name not in now)]
-        if was.get(name) != now.get(name)
-    ]
-    return found if new.strategy != "flagger" else []
+    carriers = {name if new.strategy == "replicas" else f"{name}-vs" for name in moved}  # of the record
+    changed = [name for name in now if name not in was or was[name] != now[name] or name in carriers]
+    gone = [f"-{name}" for name in was if name not in now]
+    return [name if name in was else f"+{name}" for name in changed] + gone if new.strategy != "flagger" else []
 
 
 def _made_of(settings: Settings) -> Iterator[tuple[str, object]]:
-    mesh = settings.strategy == "istio"
     for name, service in settings.services.items():
-        written = replace(record.wanted(name, settings), rejected=())
-        yield name, (specs.service_spec(name, service), None if mesh else written)
-        if mesh:
-            yield f"{name}-vs", (routes.virtual_service_spec(name, settings), written)
+        yield name, specs.service_spec(name, service)
+        if settings.strategy == "istio":
+            yield f"{name}-vs", routes.virtual_service_spec(name, settings)
         for version, track in service.tracks():
-            told = track, workload.deployment_spec(settings, name, version)
-            yield f"{name}-{version}", (told, workload.autoscaler_spec(settings, name, version))
+            told = workload.deployment_spec(settings, name, version), workload.autoscaler_spec(settings, name, version)
+            yield f"{name}-{version}", (track, *told)
     if settings.edge is not None:
         yield "edge-keys", edge.values(settings, settings.edge)
         for event in edge.FUNCTIONS:
             yield f"edge-{event}", edge.code(event, settings, settings.edge)
         lasting = settings.edge.model_dump(exclude={"blue_cidrs", "green_cidrs", "trust_headers"})
         yield "edge-distribution", (lasting, edge.cache_policy_args(settings, settings.edge))
-    if settings.public_hosts and mesh:
+    if settings.public_hosts and settings.strategy == "istio":
         yield "public-gateway", routes.gateway_spec(settings)
     for key in ("namespace", "istio", "gateway", "waypoint", "alerts", "gate"):
         yield f"(what `canary:{key}` leads to)", getattr(settings, key)
@@ -482,7 +486,7 @@ def _section(one: Report) -> Iterator[str]:
     yield f"- Expected to change: {_names(one['expected']) or 'nothing'}"
     now = "" if one["verdict"] == "held" else "now" if one["verdict"] == "allowed" else "never, as it is"
     yield f"- Allowed from: {now or one['allowedFrom']}; holds are counted from {one['holdFrom']}"
-    yield from ("- Undo:", *(f"  - {line}" for line in one["undo"]))
+    yield from ("- Undo:", *(f"  - {line}" for line in one["undo"])) if one["undo"] else ()
     told = one["policies"].startswith(" ")
     yield from ("- Policies:", "", *_fenced(one["policies"])) if told else (f"- Policies: {one['policies']}", "")
     if one["preview"]:

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,9 +15,9 @@ import click
 from core import checks
 from core.timeline import Update
 from policies import weights
-from rollout.cli import common
+from rollout.cli import Exit, Stop, common
 from rollout.engine import Engine
-from rollout.site import PROJECT, Site
+from rollout.site import PROJECT, Site, now
 
 LIMIT = 200
 """Updates that are read; a rollout has about ten."""
@@ -106,9 +107,22 @@ def plain(update: Update) -> dict[str, Any]:
 @click.command
 @common
 @click.option("--limit", default=20, show_default=True, help="Updates to show, the last ones.")
-def command(stack: str | None, as_json: bool, limit: int) -> None:
+@click.option(
+    "--html", "file", type=click.Path(path_type=Path), help="Write the last rollout, as a page, to this file."
+)
+def command(stack: str | None, as_json: bool, limit: int, file: Path | None) -> None:
     """Every update: who, when, weight, images, commit, verdict and reason."""
-    found = updates(Site.find(stack).engine, limit)
+    site = Site.find(stack)
+    if file:
+        from rollout.collect import collect
+        from rollout.page import render
+
+        text = render(collect(site.settings(), site.stack, updates(site.engine), now()))
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Stop(Exit.FAILED, f"{file} cannot be written: {error.strerror}") from error
+    found = updates(site.engine, limit)
     if as_json:
         click.echo(json.dumps([plain(one) for one in found], indent=1))
         return

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from core import timeline
-from core.bets import Evidence
-from core.judge import Step, Verdict, inconclusive, judge
+from core.bets import Evidence, sights
+from core.judge import Step, Verdict, clock, inconclusive, judge, percent
 from core.model import Settings
 from core.timeline import Update
 from policies import weights
-from rollout.cli import Exit
+from rollout.cli import Exit, Stop, common
 from rollout.metrics import NoData, Prometheus, crashes, evidence, refusal
 
 if TYPE_CHECKING:
@@ -63,7 +67,7 @@ def verdict(
         moment = "start" if step.weight == 0 else "promote" if step.next is None else "step"
         refused = _crashed(cluster, services, stays) or refusal(gate.checks, moment, transport)
         found = replace(found, kind="hold", reason=refused) if refused else found
-    return replace(found, queries=tuple(source.asked))
+    return replace(found, queries=tuple(source.asked), seconds=sum(stay.until - stay.since for stay in stays))
 
 
 def _step(settings: Settings, stays: Sequence[timeline.Stay], now: float) -> Step:
@@ -82,3 +86,55 @@ def _crashed(cluster: Any, services: Iterable[str], stays: Sequence[timeline.Sta
         return crashes(cluster, services, datetime.fromtimestamp(stays[0].since, UTC))
     except (exceptions.ApiError, httpx2.HTTPError, OSError) as error:
         return f"canary's pods cannot be read, so nobody knows whether they crash: {error}"
+
+
+def table(settings: Settings, found: Verdict) -> list[str]:
+    """What each rung would notice within its hold, at the rate and with stable's failures of this rollout."""
+    lines: list[str] = []
+    for name, tally in found.tallies.items():
+        rate = (tally.canary.requests + tally.stable.requests) / max(1.0, found.seconds)
+        if not rate:
+            continue
+        rungs = [(rung.weight, rung.hold) for rung in settings.steps]
+        seen, better = sights(rate, tally.stable.share(), rungs, settings.gate)
+        lines.append(f"{name}, at {rate:.3g} requests per second, {percent(tally.stable.share())} of stable's failing:")
+        for one in seen:
+            least = f"{one.smallest:.2g} times as bad" if one.smallest else "nothing"
+            tenfold = clock(one.tenfold) if math.isfinite(one.tenfold) else "never"
+            lines.append(f"  {one.weight:3} %  notices {least} within {clock(one.hold)}; 10 times as bad in {tenfold}")
+        if better:
+            lines.append(f"  the first rung is blind: {better} % would see 10 times as bad within maxHold")
+    return lines
+
+
+@click.command
+@common
+@click.option("--at", "moment", metavar="TIME", help="Judge as of then, such as 2026-12-18T09:00:00Z.")
+def command(stack: str | None, as_json: bool, moment: str | None) -> None:
+    """The verdict on canary, now or as of a moment that Prometheus remembers: advance 0, hold 5, rollback 3."""
+    from rollout import history
+    from rollout.site import Site, now
+
+    try:
+        at = datetime.fromisoformat(moment) if moment else now()
+    except ValueError:
+        raise Stop(Exit.BAD_INPUT, f"--at {moment!r}: expected a time such as 2026-12-18T09:00:00Z") from None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    site = Site.find(stack)
+    settings = site.settings()
+    found = verdict(settings, history.updates(site.engine), at, cluster=_cluster(site), live=moment is None)
+    if as_json:
+        click.echo(json.dumps({"at": at.isoformat(), **asdict(found)}, indent=1))
+    else:
+        lines = [f"{found.kind.upper()}: {found.reason}", *found.notes, *table(settings, found)]
+        click.echo("\n".join([*lines, *(f"read: {query}" for query in found.queries)]))
+    raise SystemExit(int(EXITS[found.kind]))
+
+
+def _cluster(site: Any) -> Any:
+    from lightkube.core.exceptions import ConfigError
+
+    try:
+        return site.client
+    except (ConfigError, OSError, ValueError):
+        return None

@@ -119,7 +119,7 @@ def evidence(settings: Settings, service: str, stays: Sequence[Stay], at: float,
     if (age := at - last) > max(STALE, 3 * interval(found)) + LAG:
         raise NoData(f"{service}: the newest sample in Prometheus at {gate.prometheus} is {age:.0f} s old")
     if gate.p95 is None:
-        return Evidence(ticks(found, stays))
+        return Evidence(ticks(found, stays), window=2 * interval(found))
     scale = 1000 if app else 1
     name = "http_request_duration_seconds_bucket" if app else "istio_request_duration_milliseconds_bucket"
     (selector, *_) = promql.Raw(settings, (service,), None if app else "gateway").selectors(name, [condition], tracks)
@@ -134,7 +134,7 @@ def evidence(settings: Settings, service: str, stays: Sequence[Stay], at: float,
     for labels, samples, door, target, track in read(name, f'le=~"{wanted}"'):
         found.append(Series(door, target, track, False, float(labels["le"]) * scale, samples))
     bounds = tuple(bound for bound, _ in chosen)
-    return Evidence(ticks(found, stays, bounds), bounds, bounds.index(finite[place][0]))
+    return Evidence(ticks(found, stays, bounds), bounds, bounds.index(finite[place][0]), 2 * interval(found))
 
 
 def crashes(client: Any, services: Iterable[str], since: datetime) -> str | None:

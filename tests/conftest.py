@@ -12,6 +12,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeat", type=int, default=1, help="how often to run what tests/e2e/test_promotion.py runs")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes seconds fails before what takes minutes begins."""
+    items.sort(key=lambda item: item.get_closest_marker("lab") is not None)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `attempt` runs as often as `--repeat` says."""
     if "attempt" in metafunc.fixturenames:

@@ -14,7 +14,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from rollout.cli import main
-from tests import program
+from tests import policy_pack, program
 
 FILE = "Pulumi.prod.yaml"
 MERGED = "2026-11-23T08:30:00+00:00"
@@ -31,9 +31,10 @@ WINDOWS = """\
 class Repository:
     """A repository with the stack file of production on `main`, in which a pull request is edited and checked."""
 
-    def __init__(self, folder: Path, text: str | None = None, when: str = MERGED) -> None:
+    def __init__(self, folder: Path, text: str | None = None, when: str = MERGED, file: str = FILE) -> None:
         self.folder = folder
-        self.file = folder / FILE
+        self.file = folder / file
+        (folder / "Pulumi.yaml").touch()
         self.git("init", "--quiet", "--initial-branch", "main")
         self.write(text if text is not None else prod())
         self.commit("deploy", when)
@@ -105,6 +106,53 @@ def prod() -> str:
     return (program.ROOT / FILE).read_text() + WINDOWS
 
 
+WRONG_SUM = {
+    "apiVersion": "networking.istio.io/v1",
+    "kind": "VirtualService",
+    "metadata": {"name": "cart", "namespace": "shop"},
+    "spec": {
+        "hosts": ["cart.shop.svc.cluster.local"],
+        "http": [
+            {
+                "name": "default",
+                "route": [
+                    {"destination": {"host": "cart.shop.svc.cluster.local", "subset": "stable"}, "weight": 90},
+                    {"destination": {"host": "cart.shop.svc.cluster.local", "subset": "canary"}, "weight": 5},
+                ],
+                "timeout": "15s",
+                "retries": {"attempts": 0},
+            }
+        ],
+    },
+}
+"""A VirtualService that somebody wrote by hand."""
+
+
+def policies(run: program.Run, stack: str, *manifests: dict[str, Any]) -> str:
+    """What a preview says under `Policies:` when these objects are beside those of `run`.
+
+    The words are the pack's own, run here without an engine; tests/e2e/test_pull_request.py holds a real preview to it.
+    """
+    extra = [
+        policy_pack.resource(
+            f"kubernetes:{one['apiVersion']}:{one['kind']}", f"{one['metadata']['name']}-vs", one, (), stack
+        )
+        for one in manifests
+    ]
+    said = [
+        (not one.refused, one.policy, one.urn, one.text)
+        for one in policy_pack.said([*policy_pack.of_run(run, stack), *extra])
+    ]
+    told = [
+        f"    {'❌' if any(not mild for mild, *_ in said) else '⚠️' if said else '✅'} canary@v0.1.0 (local: policies)"
+    ]
+    for mild, name, urn, text in sorted(said):
+        kind, thing = urn.split("::")[-2:]
+        told.append(f"        - [{'advisory' if mild else 'mandatory'}]  {name}  ({kind}: {thing})")
+        told += [f"          {line}" for line in (policy_pack.named(name).description, *text.splitlines())]
+    return "\n".join(["Policies:", *told, ""])
+
+
 @dataclass(frozen=True)
 class Case:
     """A pull request: what it does, and what the check is expected to end with."""
@@ -113,6 +161,7 @@ class Case:
     edit: Callable[[Repository], Any]
     code: int
     at: str = LATER
+    options: tuple[str, ...] = ()
 
 
 WEIGHT = "canary:weight: 5\n"
@@ -132,6 +181,14 @@ CASES = [
         "Another image of canary while it serves",
         lambda repository: repository.edit((CANARY, CANARY.replace("2c3d", "4e5f"))),
         2,
+    ),
+    Case(
+        "A VirtualService by hand, whose weights do not sum to 100",
+        lambda repository: (repository.folder / "preview.txt").write_text(
+            policies(program.run(program.stack_config("prod")), "prod", WRONG_SUM)
+        ),
+        2,
+        options=("--stack=prod", "--preview=preview.txt"),
     ),
     Case("A step in a freeze", _to(10), 5, at="2026-12-21T10:00:00Z"),
     Case(
@@ -156,6 +213,6 @@ def markdown(folder: Path, case: Case) -> str:
     repository = Repository(folder)
     option = repository.live()
     case.edit(repository)
-    code, text = repository.check(option, at=case.at)
+    code, text = repository.check(option, *case.options, at=case.at)
     assert code == case.code, f"{case.title}: ended with {code}:\n{text}"
     return text

@@ -1,4 +1,4 @@
-"""Stand-ins for the Pulumi plugins that no package registry offers: the Python language host, the Kubernetes provider.
+"""Stand-ins for the Pulumi plugins that no package registry offers: Python language host, Kubernetes and AWS providers.
 
 `install` writes them as executables; the Pulumi engine finds plugins by name on PATH.
 """
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 LANGUAGE = "pulumi-language-python"
 LANGUAGE_EXEC = "pulumi-language-python-exec"
 KUBERNETES = "pulumi-resource-kubernetes"
+AWS = "pulumi-resource-aws"
 
-_MODULES = {LANGUAGE: "language_host", KUBERNETES: "kubernetes_provider"}
+_MODULES = {LANGUAGE: "language_host", KUBERNETES: "kubernetes_provider", AWS: "aws_provider"}
 _WRAPPER = """#!/bin/sh
 # Starts the lab's stand-in for {name}; written by `python -m lab up`.
 PYTHONPATH="{root}${{PYTHONPATH:+:$PYTHONPATH}}" exec "{python}" -m lab.plugins.start {module} {extra}"$@"

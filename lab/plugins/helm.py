@@ -20,7 +20,8 @@ from lab.plugins.awaits import CHECKS, NotReady, Status, Waiter, condition
 from lab.plugins.cluster import ApiError, Cluster, NoKind
 from lab.plugins.objects import annotation, meta, refuse_unsupported
 from lab.plugins.protos import JSON, UNKNOWN, Secret, reveal
-from lab.plugins.resources import Change, Partial
+from lab.plugins.resources import Change
+from lab.plugins.serving import Partial
 
 MANAGER = "helm"
 DEFAULT_TIMEOUT = 300

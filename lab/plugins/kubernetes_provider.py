@@ -5,81 +5,34 @@ It speaks to the API server that the stack's kubeconfig names. What it does not 
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
-import grpc
 from google.protobuf import empty_pb2
 
-from lab.plugins import protos
+from lab.plugins import protos, serving
 from lab.plugins.awaits import NotReady
 from lab.plugins.cluster import ApiError, Cluster, NoKind, Unreachable, load_access
-from lab.plugins.resources import Change, Objects, Options, Partial
+from lab.plugins.resources import Objects, Options
+from lab.plugins.serving import pb
 
-pb = protos.stub("provider_pb2")
-rpc = protos.stub("provider_pb2_grpc")
-plugin = protos.stub("plugin_pb2")
-
-VERSION = "4.32.0"
 _KNOWN = {"kubeconfig", "context", "namespace", "enableServerSideApply", "enablePatchForce", "upsertExistingObjects"}
-_KINDS = {"add": (0, 1), "delete": (2, 3), "update": (4, 5)}  # PropertyDiff.Kind in place, with replacement
-
-Method = Callable[[Any, Any, Any], Any]
+_answering = serving.answering(ApiError, NoKind, NotReady, Unreachable)
 
 
-def _answering(method: Method) -> Method:
-    """Turn what a method raises into the status that the engine understands."""
-
-    @functools.wraps(method)
-    def call(self: Any, request: Any, context: Any) -> Any:
-        try:
-            return method(self, request, context)
-        except Partial as error:
-            failed = pb.ErrorResourceInitFailed(
-                id=error.identity,
-                properties=protos.encode(error.state),
-                reasons=error.reasons,
-                inputs=protos.encode(error.inputs) if error.inputs is not None else None,
-            )
-            status = protos.stub("status_pb2").Status(code=2, message=str(error))
-            status.details.add().Pack(failed)
-            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-            context.abort(grpc.StatusCode.UNKNOWN, str(error))
-        except (ApiError, NoKind, NotReady, Unreachable, OSError, ValueError) as error:
-            context.abort(grpc.StatusCode.UNKNOWN, str(error))
-
-    return call
-
-
-class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
+class Provider(serving.Servicer):
     """One provider process serves one configuration."""
+
+    NAME, VERSION = "kubernetes", "4.32.0"
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
         self._options = Options()
 
-    def GetPluginInfo(self, request: Any, context: Any) -> Any:
-        return plugin.PluginInfo(version=VERSION)
-
-    def GetSchema(self, request: Any, context: Any) -> Any:
-        return pb.GetSchemaResponse(schema=json.dumps({"name": "kubernetes", "version": VERSION}))
-
-    def CheckConfig(self, request: Any, context: Any) -> Any:
-        return pb.CheckResponse(inputs=request.news)
-
     @_answering
     def DiffConfig(self, request: Any, context: Any) -> Any:
-        """Another cluster means other objects; settings that do not lead to another one change nothing."""
-        old, new = (protos.reveal(protos.decode(bag)) for bag in (request.olds, request.news))
-        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-        if moved := {"kubeconfig", "context"} & set(changed):
-            raise ValueError(f"the kubernetes stand-in does not move a stack ({moved} changed): destroy it first")
-        some = pb.DiffResponse.DIFF_SOME if changed else pb.DiffResponse.DIFF_NONE
-        return pb.DiffResponse(changes=some, diffs=changed)
+        return serving.unmoved(request, self.NAME, {"kubeconfig", "context"})
 
     @_answering
     def Configure(self, request: Any, context: Any) -> Any:
@@ -124,7 +77,8 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
     @_answering
     def Diff(self, request: Any, context: Any) -> Any:
         state, news, ignored = protos.decode(request.olds), protos.decode(request.news), _ignored(request)
-        return _diff_response((self._release(request.urn) or self._objects()).diff(state, news, ignored))
+        change = (self._release(request.urn) or self._objects()).diff(state, news, ignored)
+        return serving.diff_response(change.paths, change.replaces, change.delete_first)
 
     @_answering
     def Create(self, request: Any, context: Any) -> Any:
@@ -166,13 +120,6 @@ class Provider(rpc.ResourceProviderServicer):  # type: ignore[misc,name-defined]
             self._objects().delete(request.id, state, request.timeout)
         return empty_pb2.Empty()
 
-    @_answering
-    def Invoke(self, request: Any, context: Any) -> Any:
-        what = request.type if hasattr(request, "type") else request.tok
-        raise ValueError(f"the kubernetes stand-in does not support {what}: declare plain resources or a v3 Release")
-
-    Call = Construct = Invoke
-
     def Cancel(self, request: Any, context: Any) -> Any:
         if self._cluster:
             self._cluster.cancelled.set()
@@ -187,26 +134,6 @@ def _ignored(request: Any) -> list[str]:
     return paths
 
 
-def _diff_response(change: Change) -> Any:
-    detailed = {
-        path: pb.PropertyDiff(kind=_KINDS[how][path in change.replaces], inputDiff=how == "delete")
-        for path, how in change.paths.items()
-    }
-    some = pb.DiffResponse.DIFF_SOME if change.paths else pb.DiffResponse.DIFF_NONE
-    return pb.DiffResponse(
-        changes=some,
-        replaces=change.replaces,
-        deleteBeforeReplace=change.delete_first,
-        detailedDiff=detailed,
-        hasDetailedDiff=True,
-    )
-
-
 def main(arguments: list[str]) -> None:
     """Serve until the engine ends the process."""
-    if arguments == ["--version"]:
-        print(f"v{VERSION} (stand-in)")
-        return
-    if not arguments:
-        raise SystemExit("usage: pulumi-resource-kubernetes ENGINE_ADDRESS (started by the pulumi command)")
-    protos.serve(lambda server: rpc.add_ResourceProviderServicer_to_server(Provider(), server))
+    serving.main(Provider, arguments)

@@ -97,7 +97,7 @@ def _decode(value: struct_pb2.Value) -> Any:
         if _SIGNATURE not in fields:
             return decode(value.struct_value)
         if fields[_SIGNATURE].string_value != _SECRET:
-            raise ValueError("the kubernetes stand-in takes plain and secret values only, not assets or archives")
+            raise ValueError("the stand-in takes plain and secret values only, not assets or archives")
         return Secret(_decode(fields["value"]))
     if kind == "list_value":
         return [_decode(item) for item in value.list_value.values]

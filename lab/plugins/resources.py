@@ -14,6 +14,7 @@ from lab.plugins.awaits import NotReady, Waiter, timeout_of, wait_for
 from lab.plugins.cluster import JSON_PATCH, ApiError, Cluster, NoKind
 from lab.plugins.objects import annotation, identifier, meta
 from lab.plugins.protos import JSON, has_unknown, reveal
+from lab.plugins.serving import Partial
 
 _RETRY_SECONDS = (0.5, 1, 2, 4, 8)  # a namespace or CRD made beside may follow; pulumi-kubernetes waits about 65 s
 _CONFLICT_HELP = (
@@ -29,15 +30,6 @@ _MISSING_KIND = (
     "failed because the Kubernetes API server reported that the apiVersion for this resource does not exist. "
     "Verify that any required CRDs have been created"
 )
-
-
-class Partial(Exception):
-    """The object exists, but did not get where it should: the engine saves its state and tries again."""
-
-    def __init__(self, identity: str, message: str, state: JSON, cause: Exception, inputs: JSON | None = None) -> None:
-        super().__init__(message)
-        self.identity, self.state, self.inputs = identity, state, inputs
-        self.reasons: list[str] = [message, *getattr(cause, "reasons", [])]
 
 
 @dataclass(frozen=True)

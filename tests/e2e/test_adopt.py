@@ -115,11 +115,7 @@ def ready(name: str) -> None:
 @pytest.fixture
 def adopter(deployed: Rested) -> Iterator[Stack]:
     """A stack for the service, beside a mesh, a gateway and a live service that it knows nothing of."""
-    deployed.reset()
-    deployed.edit(services=None)
-    if deployed.up().code:
-        deployed.destroy().check()
-        deployed.up().check()
+    deployed.alone()
     for kind, path, body in LIVE:
         group = path.removeprefix("/apis/").partition("/namespaces")[0] if path.startswith("/apis") else "v1"
         api("POST", path, {"apiVersion": group, "kind": kind, **body})
@@ -131,7 +127,6 @@ def adopter(deployed: Rested) -> Iterator[Stack]:
     bench.ensure(stack)
     yield stack
     stack.destroy().check()
-    deployed.destroy().check()
 
 
 def type_in(line: str, stack: Stack) -> None:

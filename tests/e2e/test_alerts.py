@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from core import alerts
 from lab import load, monitoring, namespace
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, api, inside
+from tests.e2e.conftest import Rested
 
 pytestmark = pytest.mark.lab
 
@@ -41,9 +44,9 @@ def until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(1)
 
 
-def value(expr: str) -> float:
-    """Of the first series; 0 where there is none."""
-    found = http("GET", f"{monitoring.PROMETHEUS_URL}/api/v1/query", query=expr)["data"]["result"]
+def value(expr: str, **at: str) -> float:
+    """Of the first series, now or `at` a `time`; 0 where there is none."""
+    found = http("GET", f"{monitoring.PROMETHEUS_URL}/api/v1/query", query=expr, **at)["data"]["result"]
     return float(found[0]["value"][1]) if found else 0
 
 
@@ -56,10 +59,10 @@ def reload() -> None:
         http("POST", f"{url}/-/reload")
 
 
-@pytest.fixture
-def told(stack: Stack, tmp_path: Path) -> Iterator[Path]:
+@contextmanager
+def failing(stack: Stack, folder: Path) -> Iterator[Path]:
     """Two services with a canary that fails, watched by what the stack declared; the calls of the webhook, by line."""
-    calls, token = tmp_path / "told.jsonl", tmp_path / "token"
+    calls, token = folder / "told.jsonl", folder / "token"
     calls.touch()
     token.write_text(TOKEN)
     rule = {"name": "qa", "headers": {"x-canary": "true"}, "to": "canary"}
@@ -87,29 +90,53 @@ def told(stack: Stack, tmp_path: Path) -> Iterator[Path]:
         reload()
 
 
-def test_a_canary_that_fails_at_five_percent_calls_the_webhook_and_a_quiet_service_that_fails_does_not(
-    told: Path,
-) -> None:
-    def calls(name: str) -> list[Json]:
-        entries = [json.loads(line) for line in told.read_text().splitlines()]
+@dataclass(frozen=True)
+class Alarm:
+    """What runs until it is closed, and what the webhook was told meanwhile."""
+
+    running: ExitStack
+    told: Path
+
+    def calls(self, name: str) -> list[Json]:
+        """Those for the alert of that name."""
+        entries = [json.loads(line) for line in self.told.read_text().splitlines()]
         return [entry for entry in entries if entry["body"]["groupLabels"]["alertname"] == name]
 
-    with load.Steady(namespace.running().environment["GATEWAY_URL"], 50):
-        # Four failures: the first makes the series, the others raise it.
-        failed = 'sum(istio_requests_total{destination_workload="quiet-canary",response_code="500"})'
-        for sent in (1, 3):
-            assert load.run("http://quiet.lab.test", sent, {"x-canary": "true"}).lost == sent
-            until(lambda wanted=sent: value(failed) >= wanted, "a scrape")  # type: ignore[misc]
-        until(lambda: value('canary:failures:rate5m{service="quiet",track="canary"}') > 0, "a record of the quiet one")
-        until(lambda: bool(calls("CanaryHighErrorRate")), "a call of the webhook")
-        # The quiet one had as long for it as the other.
-        assert value('canary:failures:rate5m{service="quiet",track="canary"}') > 0
-    (alarm, *_) = calls("CanaryHighErrorRate")
-    assert (alarm["path"], alarm["authorization"]) == ("/webhook", f"Bearer {TOKEN}")
-    (alert,) = alarm["body"]["alerts"]
+
+@pytest.fixture(scope="session")
+def alarm(deployed: Rested, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alarm]:
+    """Under load, from the first test below to the second; conftest.py puts others between them."""
+    deployed.rest()
+    with ExitStack() as running:
+        told = running.enter_context(failing(deployed, tmp_path_factory.mktemp("alarm")))
+        running.enter_context(load.Steady(namespace.running().environment["GATEWAY_URL"], 50))
+        yield Alarm(running, told)
+
+
+QUIET = 'canary:failures:rate5m{service="quiet",track="canary"}'
+
+
+def test_failures_of_a_quiet_service_are_recorded(alarm: Alarm) -> None:
+    # Four failures: the first makes the series, the others raise it.
+    failed = 'sum(istio_requests_total{destination_workload="quiet-canary",response_code="500"})'
+    for sent in (1, 3):
+        assert load.run("http://quiet.lab.test", sent, {"x-canary": "true"}).lost == sent
+        until(lambda wanted=sent: value(failed) >= wanted, "a scrape")  # type: ignore[misc]
+    until(lambda: value(QUIET) > 0, "a record of the quiet one")
+
+
+def test_a_canary_that_fails_at_five_percent_calls_the_webhook_and_a_quiet_service_that_fails_does_not(
+    alarm: Alarm,
+) -> None:
+    until(lambda: bool(alarm.calls("CanaryHighErrorRate")), "a call of the webhook")
+    (call, *_) = alarm.calls("CanaryHighErrorRate")
+    everything = http("GET", f"{monitoring.ALERTMANAGER_URL}/api/v2/alerts")
+    alarm.running.close()  # what comes after this wants the stack
+    assert (call["path"], call["authorization"]) == ("/webhook", f"Bearer {TOKEN}")
+    (alert,) = call["body"]["alerts"]
+    assert value(QUIET, time=alert["startsAt"]) > 0, "the quiet one had as long for it as the other"
     labels = {"stack": "lab", "service": "web", "track": "canary", "namespace": "shop", "severity": "critical"}
     assert alert["labels"] == labels | {"alertname": "CanaryHighErrorRate"}
     share = float(alert["annotations"]["description"].partition("%")[0])
     assert 10 < share < 30, alert["annotations"]
-    everything = http("GET", f"{monitoring.ALERTMANAGER_URL}/api/v2/alerts")
     assert {one["labels"]["service"] for one in everything} == {"web"}

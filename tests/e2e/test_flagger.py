@@ -28,9 +28,7 @@ ANALYSIS = {"interval": "10s", "threshold": 2, "stepWeights": [20, 50]}
 def flagged(deployed: Rested) -> Iterator[Stack]:
     """The lab's stack under strategy flagger: `web` at the gateway, `pay` inside the mesh; both initialised."""
     charts = flagger_charts.provide()
-    if deployed.resources():
-        deployed.destroy().check()
-    deployed.reset()
+    deployed.alone()
     common = {"port": 80, "targetPort": 3000, "replicas": 2, "drain": "2s"}
     common |= {"probe": {"path": "/healthz", "periodSeconds": 1}, "stable": {"image": "sample-web:1.0"}}
     hey = "hey -z 10s -q 10 -c 2 http://web-canary.shop/"
@@ -48,7 +46,7 @@ def flagged(deployed: Rested) -> Iterator[Stack]:
     deployed.up().check()
     wait({"web": "Initialized", "pay": "Initialized"})
     yield deployed
-    deployed.destroy().check()
+    deployed.alone()
 
 
 def wait(wanted: dict[str, str]) -> dict[str, list[tuple[float, int]]]:

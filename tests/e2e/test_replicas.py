@@ -16,7 +16,6 @@ import pytest
 from lab import bench
 from lab.paths import LAB
 from lab.stack import Stack, api
-from tests.e2e.conftest import Rested
 
 pytestmark = pytest.mark.lab
 
@@ -65,8 +64,8 @@ def watched() -> Iterator[list[int]]:
     thread.join()
 
 
-@pytest.fixture
-def plain(deployed: Rested) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def plain(lab: None) -> Iterator[Stack]:
     stack = Stack(LAB / "plain.yaml", "plain")
     stack.reset()
     web = {"stable": {"image": "sample-web:1.0"}, "replicas": PODS, "probe": {"path": "/healthz"}, "drain": "2s"}
@@ -83,8 +82,17 @@ def plain(deployed: Rested) -> Iterator[Stack]:
     stack.destroy().check()
 
 
-def test_pods_follow_the_weight_and_there_are_never_fewer_than_were_asked_for(plain: Stack) -> None:
+def test_a_rung_may_not_be_skipped_here_either_and_nothing_is_written(plain: Stack) -> None:
     settled(stable=PODS)
+    plain.service(canary={"image": "sample-web:2.0"})
+    plain.edit(weight=100)
+    refused = plain.up()
+    assert refused.code != 0
+    assert "web: weight 0 -> 100 skips a rung of canary:steps; set canary:weight to 20 first" in refused.text
+    assert endpoints() == {"stable": PODS}
+
+
+def test_pods_follow_the_weight_and_there_are_never_fewer_than_were_asked_for(plain: Stack) -> None:
     plain.service(canary={"image": "sample-web:2.0"})
     for weight, canary in ((20, 1), (100, PODS)):
         plain.edit(weight=weight)
@@ -99,12 +107,3 @@ def test_pods_follow_the_weight_and_there_are_never_fewer_than_were_asked_for(pl
         plain.up().check()
     settled(stable=PODS)
     assert min(seen) >= PODS, "stable had no pods: canary's had to stay until they were there"
-
-
-def test_a_rung_may_not_be_skipped_here_either_and_nothing_is_written(plain: Stack) -> None:
-    plain.service(canary={"image": "sample-web:2.0"})
-    plain.edit(weight=100)
-    refused = plain.up()
-    assert refused.code != 0
-    assert "web: weight 0 -> 100 skips a rung of canary:steps; set canary:weight to 20 first" in refused.text
-    assert endpoints() == {"stable": PODS}

@@ -30,26 +30,24 @@ def route_names() -> list[str]:
     return [route["name"] for route in api("GET", ROUTE)["spec"]["http"]]
 
 
-def at_five(stack: Stack, tag: str = "2.0") -> None:
-    stack.service(canary={"image": f"sample-web:{tag}", "env": {"CRASH_IF_FILE": str(CRASH)}})
-    stack.edit(weight=5)
+@pytest.fixture
+def crashing(stack: Stack) -> Stack:
+    """Canary at 5 %, crash-looping; the cluster has seen it."""
+    stack.service(canary={"image": "sample-web:2.0", "env": {"CRASH_IF_FILE": str(CRASH)}})
+    stack.edit(weight=5, readyTimeout="12s")
     stack.up().check()
     assert shares() == [95, 5]
+    CRASH.touch()
+    for _ in range(100):
+        if not api("GET", f"{DEPLOYMENT}/web-canary")["status"].get("availableReplicas"):
+            return stack
+        time.sleep(0.2)
+    raise AssertionError("canary did not crash")
 
 
 def route_written() -> bool:
     """True as soon as the live route gives canary nothing."""
     return shares() == [100, 0]
-
-
-def crash_canary() -> None:
-    """Lets the deployed canary crash from now on and waits until the cluster has seen it."""
-    CRASH.touch()
-    for _ in range(100):
-        if not api("GET", f"{DEPLOYMENT}/web-canary")["status"].get("availableReplicas"):
-            return
-        time.sleep(0.2)
-    raise AssertionError("canary did not crash")
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +59,10 @@ def healthy() -> Iterator[None]:
 
 
 def test_with_a_crash_looping_canary_and_after_a_refresh_the_route_is_written_before_anything_is_waited_for(
-    stack: Stack,
+    crashing: Stack,
 ) -> None:
     """`make bench` prints the seconds."""
-    at_five(stack)
-    crash_canary()
+    stack = crashing
     stack.refresh()
     stack.edit(weight=0)
     update = threading.Thread(target=stack.up)
@@ -82,11 +79,9 @@ def test_with_a_crash_looping_canary_and_after_a_refresh_the_route_is_written_be
     )
 
 
-def test_a_canary_that_is_not_ready_stops_the_next_rise(stack: Stack) -> None:
-    at_five(stack)
-    crash_canary()
-    stack.edit(weight=10)
-    refused = stack.up()
+def test_a_canary_that_is_not_ready_stops_the_next_rise(crashing: Stack) -> None:
+    crashing.edit(weight=10)
+    refused = crashing.up()
     assert refused.code != 0
     assert "needs a ready canary" in refused.text
     assert shares() == [95, 5]
@@ -101,8 +96,9 @@ def test_a_canary_that_never_gets_ready_gets_no_user_and_the_update_says_why(sta
     assert shares() == [100, 0]
 
 
-def test_a_halt_overrules_rules_and_stamps(stack: Stack) -> None:
-    at_five(stack)
+def test_a_halt_overrules_rules_and_stamps(at_five: Stack) -> None:
+    stack = at_five
+    assert shares() == [95, 5]
     assert "rule-qa" in route_names()
     stack.edit(halted=True)
     stack.up().check()
@@ -131,8 +127,9 @@ def test_a_route_edited_by_hand_is_seen_in_preview_and_taken_back_although_nothi
     assert stack.planned() == {}
 
 
-def test_an_edited_route_does_not_stop_a_step(stack: Stack) -> None:
-    at_five(stack)
+def test_an_edited_route_does_not_stop_a_step(at_five: Stack) -> None:
+    stack = at_five
+    assert shares() == [95, 5]
     edit_route(90)
     stack.edit(weight=10)
     assert stack.preview().code == 0
@@ -148,8 +145,9 @@ def test_subsets_edited_by_hand_are_taken_back(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), [(ROUTE, "web-vs"), (RULE, "web-dr")], ids=["route", "subsets"])
-def test_what_somebody_deleted_is_made_again_and_stops_no_revert(stack: Stack, path: str, name: str) -> None:
-    at_five(stack)
+def test_what_somebody_deleted_is_made_again_and_stops_no_revert(at_five: Stack, path: str, name: str) -> None:
+    stack = at_five
+    assert shares() == [95, 5]
     api("DELETE", path)
     assert stack.planned() == {"replace": [name]}
     stack.up().check()
@@ -162,8 +160,9 @@ def test_what_somebody_deleted_is_made_again_and_stops_no_revert(stack: Stack, p
     assert api("GET", path)["metadata"]["annotations"]["canary/restored"] == "2"
 
 
-def test_a_revert_goes_through_alone_while_a_release_of_the_mesh_is_stuck(stack: Stack) -> None:
-    at_five(stack)
+def test_a_revert_goes_through_alone_while_a_release_of_the_mesh_is_stuck(at_five: Stack) -> None:
+    stack = at_five
+    assert shares() == [95, 5]
     daemon = "/apis/apps/v1/namespaces/istio-system/daemonsets/istio-cni-node"
     stack.edit(weight=0, istio={"version": "1.30.3", "chartSource": ".lab/missing", "timeout": "5s"})
     assert stack.up().code != 0, "the mesh cannot be updated from a chart that is not there"

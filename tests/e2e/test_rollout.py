@@ -1,4 +1,4 @@
-"""The main job: shares at both doors, nothing lost, one changed resource a step, a stack that agrees with itself."""
+"""Shares at both doors, nothing lost, one changed resource a step, a stack that agrees with itself."""
 
 from __future__ import annotations
 
@@ -32,22 +32,7 @@ def assert_share(percent: int, headers: dict[str, str] | None = None, requests: 
         assert split.accepts(found.canary, found.served, percent / 100, 0.001 / CHECKS), (door, percent, found)
 
 
-def at(stack: Stack, *weights: int) -> None:
-    stack.service(canary={"image": "sample-web:2.0"})
-    for weight in weights:
-        stack.edit(weight=weight)
-        stack.up().check()
-
-
-def test_a_whole_rollout_and_a_revert_lose_no_request_and_keep_their_shares(lab: None) -> None:
-    """The README's first command; its steps, doors, intervals and background load are those of the demo."""
-    done = subprocess.run([sys.executable, "-m", "lab.demo"], cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " 0 lost; 0 of 24 shares outside" in done.stdout
-
-
-def test_rules_and_stamps_decide_before_the_weight(stack: Stack) -> None:
-    at(stack, 5)
+def test_rules_and_stamps_decide_before_the_weight(at_five: Stack) -> None:
     assert_share(100, {"x-canary": "true"}, 200)
     assert_share(100, {"user-id": "3"}, 200)
     assert_share(5, {"user-id": "33"})
@@ -58,39 +43,36 @@ def test_rules_and_stamps_decide_before_the_weight(stack: Stack) -> None:
 
 
 def test_at_weight_zero_cohorts_still_reach_canary_and_late_stamps_do_not(stack: Stack) -> None:
-    at(stack, 0)
+    stack.service(canary={"image": "sample-web:2.0"})
+    stack.up().check()
     assert_share(0)
     assert_share(100, {"x-canary": "true"}, 200)
     assert_share(100, {"x-deployment": "green", "x-deployment-reason": "cidr"}, 200)
     assert_share(0, {"x-deployment": "green", "x-deployment-reason": "bucket"}, 200)
 
 
-def test_a_weight_step_previews_as_one_changed_resource(stack: Stack) -> None:
-    at(stack, 5)
-    stack.edit(weight=10)
-    assert stack.planned() == {"update": ["web-vs"]}
+def test_a_weight_step_previews_as_one_changed_resource(at_five: Stack) -> None:
+    at_five.edit(weight=10)
+    assert at_five.planned() == {"update": ["web-vs"]}
 
 
-def test_a_second_update_changes_nothing_and_a_refresh_finds_no_drift(stack: Stack) -> None:
-    at(stack, 5)
-    assert stack.planned() == {}
-    assert stack.refresh("--expect-no-changes").code == 0
-    assert stack.up("--expect-no-changes").code == 0
+def test_a_second_update_changes_nothing_and_a_refresh_finds_no_drift(at_five: Stack) -> None:
+    assert at_five.planned() == {}
+    assert at_five.refresh("--expect-no-changes").code == 0
+    assert at_five.up("--expect-no-changes").code == 0
 
 
-def test_outputs_tell_of_the_written_route(stack: Stack) -> None:
-    at(stack, 5)
-    told = stack.outputs()
+def test_outputs_tell_of_the_written_route(at_five: Stack) -> None:
+    told = at_five.outputs()
     assert (told["weight"], told["effectiveWeight"], told["phase"]) == (5, 5, "rolling")
     assert told["gatewayUrl"] == "http://shop.lab.test"
     assert told["services"]["web"]["canary"] == "sample-web:2.0"
-    stack.edit(weight=100)
-    assert stack.up().code != 0
-    assert stack.outputs()["weight"] == 5, "a refused update does not make the outputs lie"
+    at_five.edit(weight=100)
+    assert at_five.up().code != 0
+    assert at_five.outputs()["weight"] == 5, "a refused update does not make the outputs lie"
 
 
-def test_prometheus_holds_what_ambient_reports_of_each_track_at_each_door(stack: Stack) -> None:
-    at(stack, 5, 10, 25, 50)
+def test_prometheus_holds_what_ambient_reports_of_each_track_at_each_door(at_five: Stack) -> None:
     for url in doors().values():
         load.run(url, 400)
     wanted = {("source", "stable"), ("source", "canary"), ("waypoint", "stable"), ("waypoint", "canary")}

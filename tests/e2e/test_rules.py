@@ -21,6 +21,7 @@ from lab import load, namespace
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, api, inside
 from tests import generate
+from tests.e2e.conftest import Rested
 
 pytestmark = pytest.mark.lab
 
@@ -142,9 +143,8 @@ def logged() -> set[tuple[str, str]]:
     return {(route, parts[2].rpartition("/")[2]) for route, parts in clusters}
 
 
-def test_without_the_header_no_response_names_its_route_and_one_resource_changes(stack: Stack) -> None:
-    stack.service(canary=CANARY)
-    stack.up().check()
+def test_without_the_header_no_response_names_its_route_and_one_resource_changes(at_five: Stack) -> None:
+    stack = at_five
     assert ask([Request(headers={"x-canary": "true"})]) == [("canary", "rule-qa/canary")]
     stack.edit(routeHeader=False)
     assert stack.planned() == {"update": ["web-vs"]}
@@ -160,6 +160,7 @@ def test_a_grpc_service_is_split_and_ruled_by_metadata_method_and_path(stack: St
         protocol="grpc",
         hosts=["calls.lab.test"],
         replicas=1,
+        drain="1s",
         rules=[
             {"name": "qa", "headers": {"x-canary": "true"}},
             {"name": "says", "users": ["1"], "uri": {"exact": f"/{CALL}"}, "method": "POST"},
@@ -180,13 +181,13 @@ def test_a_grpc_service_is_split_and_ruled_by_metadata_method_and_path(stack: St
 
 
 def test_if_one_service_of_a_train_cannot_get_ready_no_route_of_it_changes(stack: Stack) -> None:
-    stack.service("api", stable={"image": "sample-web:1.0"}, replicas=1, probe={"path": "/healthz"})
+    stack.service("api", stable={"image": "sample-web:1.0"}, replicas=1, probe={"path": "/healthz"}, drain="1s")
     stack.up().check()
     before = routes()
     assert before.keys() == {"web", "api"}
     stack.service(canary=CANARY)
     stack.service("api", canary={"image": "sample-web:2.0-unready"})
-    stack.edit(weight=5, readyTimeout="8s")
+    stack.edit(weight=5, readyTimeout="5s")
     failed = stack.up()
     assert failed.code != 0
     assert "api-canary" in failed.text
@@ -250,10 +251,8 @@ def test_a_service_that_a_hand_took_from_its_waypoint_is_caught_by_condition_and
         assert routes()["web"]["http"][-1]["route"][0]["weight"] == 100
 
 
-def test_what_others_bind_to_our_hosts_stops_a_rise_and_no_revert(stack: Stack) -> None:
-    stack.service(canary=CANARY)
-    stack.edit(weight=5)
-    stack.up().check()
+def test_what_others_bind_to_our_hosts_stops_a_rise_and_no_revert(at_five: Stack) -> None:
+    stack = at_five
     leg = [{"destination": {"host": "web.shop.svc.cluster.local"}}]
     meta = {"name": "old", "namespace": "default"}
     spec: Json = {"hosts": ["shop.lab.test"], "gateways": ["istio-ingress/public"], "http": [{"route": leg}]}
@@ -276,9 +275,8 @@ def test_what_others_bind_to_our_hosts_stops_a_rise_and_no_revert(stack: Stack) 
         api("DELETE", f"{gates}/old")
 
 
-def test_the_api_server_takes_all_that_a_thousand_configurations_render(deployed: Stack) -> None:
-    deployed.reset()
-    deployed.up().check()  # the kinds of Istio come with the mesh
+def test_the_api_server_takes_all_that_a_thousand_configurations_render(deployed: Rested) -> None:
+    deployed.rest()  # the kinds of Istio come with the mesh
     api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "tried"}})
     try:
         argv, environment = inside([sys.executable, "-m", "tests.dry_run", "tried"])

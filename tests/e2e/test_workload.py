@@ -76,7 +76,7 @@ def orphans() -> list[str]:
 @pytest.fixture
 def configured(stack: Stack) -> Stack:
     """A second service `api` with configuration and a secret, and a canary that differs in both."""
-    stack.edit(**{"secret-token": SECRET, "secret-other": f"{SECRET}-2", "readyTimeout": "15s"})
+    stack.edit(**{"secret-token": SECRET, "secret-other": f"{SECRET}-2", "readyTimeout": "8s"})
     stack.service(
         "api",
         stable={"image": "sample-web:1.0", "config": {"data": {"LEVEL": "info"}}, "secrets": {"TOKEN": "token"}},
@@ -287,7 +287,7 @@ def test_an_ingress_gateway_that_does_not_get_ready_says_why(stack: Stack) -> No
     template = broken / "gateway" / "templates" / "deployment.yaml"
     template.write_text(re.sub(r"image: .*", "image: nobodys/proxy:1", template.read_text()))
     wanted = yaml.safe_load(stack.file.read_text())["config"]["canary:istio"]
-    stack.edit(istio=wanted | {"chartSource": f".lab/{broken.name}", "timeout": "10s"})
+    stack.edit(istio=wanted | {"chartSource": f".lab/{broken.name}", "timeout": "6s"})
     failed = stack.up()
     assert failed.code != 0
     assert "mesh-istio-ingressgateway did not get ready; the cluster says:" in failed.text

@@ -114,8 +114,9 @@ def opened(where: str) -> Client:
 def main(work: Path) -> None:
     loopback_up()
     run_pods()
-    seeds = [seed for seed, _ in generate.accepted()]
-    trains = [alone(number, settings, "web") for number, (_, settings) in enumerate(generate.accepted())]
+    accepted = list(generate.accepted())
+    seeds = [seed for seed, _ in accepted]
+    trains = [alone(number, settings, "web") for number, (_, settings) in enumerate(accepted)]
     meshed = [alone(number, train, f"w{number}") for number, train in enumerate(trains[:IN_MESH])]
     config, other = public(trains), inside(meshed)
     config.clusters += other.clusters

@@ -11,7 +11,8 @@ from lab.plugins import LANGUAGE, awaits, diff, install, objects, protos
 from lab.plugins.cluster import ApiError, Cluster, Route, Unreachable, load_access
 from lab.plugins.helm import Releases
 from lab.plugins.protos import UNKNOWN, Secret
-from lab.plugins.resources import Objects, Options, Partial
+from lab.plugins.resources import Objects, Options
+from lab.plugins.serving import Partial
 
 Json = dict[str, Any]
 

@@ -25,7 +25,7 @@ from live import Live
 from rollout import stackfile
 from rollout.cli import Stop
 from tests import generate, program, pull_requests
-from tests.pull_requests import CANARY, CASES, MERGED, WEIGHT, Case, Repository
+from tests.pull_requests import CANARY, CASES, MERGED, WEIGHT, Repository
 
 DOCS = program.ROOT / "docs" / "pull-requests.md"
 MARK = "<!-- what follows is made by tests/unit/test_check.py -->\n"
@@ -46,19 +46,23 @@ def repository(tmp_path: Path) -> Repository:
 # --- pull requests ---
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
-def test_a_pull_request_ends_as_its_title_says(case: Case, tmp_path: Path) -> None:
-    text = pull_requests.markdown(tmp_path, case)
-    assert text.startswith("<!-- rollout check -->\n"), "the comment is found again by its first line"
-    assert "#### Stack `prod`: " in text
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the check says of each case, by title."""
+    return {case.title: pull_requests.markdown(tmp_path_factory.mktemp("case"), case) for case in CASES}
 
 
-def test_the_examples_in_the_documentation_are_current(tmp_path: Path, update_golden: bool) -> None:
+@pytest.mark.parametrize("title", [case.title for case in CASES])
+def test_a_pull_request_ends_as_its_title_says(title: str, said: dict[str, str]) -> None:
+    assert said[title].startswith("<!-- rollout check -->\n"), "the comment is found again by its first line"
+    assert "#### Stack `prod`: " in said[title]
+
+
+def test_the_examples_in_the_documentation_are_current(said: dict[str, str], update_golden: bool) -> None:
     whole = MARK
-    for number, case in enumerate(CASES):
-        (folder := tmp_path / str(number)).mkdir()
-        text = pull_requests.markdown(folder, case).split("\n", 3)[3]
-        whole += f"\n### {case.title}\n\n" + "\n".join(f"> {line}".rstrip() for line in text.splitlines()) + "\n"
+    for title, text in said.items():
+        lines = text.split("\n", 3)[3].splitlines()
+        whole += f"\n### {title}\n\n" + "\n".join(f"> {line}".rstrip() for line in lines) + "\n"
     before, mark, _ = DOCS.read_text().partition(MARK)
     assert mark, "the documentation has a place for them"
     if update_golden:
@@ -221,6 +225,30 @@ def test_a_stack_that_was_never_deployed_has_no_holds(repository: Repository) ->
     assert repository.told("--live=live.json")["services"][0]["kind"] == "first deployment"
 
 
+def test_outputs_of_something_else_are_not_taken_for_this_stacks(repository: Repository) -> None:
+    (repository.folder / "live.json").write_text('{"services": {"web": {"url": "https://x"}}}')
+    repository.edit((WEIGHT, "canary:weight: 10\n"))
+    told = repository.told("--live=live.json")
+    assert (told["verdict"], "not of this stack's making" in told["holdFrom"]) == ("allowed", True)
+
+
+def test_a_base_that_was_broken_does_not_hold_up_its_repair(tmp_path: Path) -> None:
+    for text in ("config: [\n", "config:\n  canary:wieght: 5\n"):
+        (folder := tmp_path / str(len(text))).mkdir()
+        repository = Repository(folder, text)
+        repository.write(pull_requests.prod())
+        for option in ((), (repository.live(),)):
+            told = repository.told(*option)
+            assert told["verdict"] == "allowed"
+            assert "the base's file is unusable" in told["warnings"][0]
+
+
+@pytest.mark.parametrize(("weight", "rung"), [(7, "between 5 and 10"), (3, "between 0 and 5"), (0, "none")])
+def test_a_weight_that_is_no_rung_says_between_which_it_is(repository: Repository, weight: int, rung: str) -> None:
+    repository.edit((WEIGHT, f"canary:weight: {weight}\n"))
+    assert repository.told()["services"][0]["rung"] == rung
+
+
 def test_a_cli_that_fails_is_no_error_and_its_first_line_is_told(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +330,12 @@ def test_a_file_that_is_no_yaml_says_where(repository: Repository) -> None:
 def test_a_base_that_is_unknown_is_bad_usage(repository: Repository) -> None:
     code, text = repository.check(base="nowhere")
     assert (code, "no commit of this repository" in text) == (2, True)
+
+
+def test_outside_the_projects_folder_it_does_not_pass_for_want_of_stack_files(repository: Repository) -> None:
+    (repository.folder / "Pulumi.yaml").unlink()
+    code, text = repository.check()
+    assert (code, "run it in the project's folder" in text) == (2, True)
 
 
 def test_a_stack_file_that_is_gone_is_told_with_what_is_left(repository: Repository) -> None:
@@ -422,7 +456,7 @@ def _usable(raw: dict[str, Any]) -> Settings | None:
 def test_the_check_and_the_update_agree_on_random_pull_requests(tmp_path: Path) -> None:
     merged = datetime.fromisoformat(MERGED)
     seen = {"allowed": 0, "held": 0, "refused": 0, "unusable": 0}
-    for number in range(80):
+    for number in range(60):
         rng = Random(f"{generate.SEED}-pull-request-{number}")
         base = generate.valid(rng)
         head = _changed(rng, base)
@@ -449,7 +483,7 @@ def test_the_check_and_the_update_agree_on_random_pull_requests(tmp_path: Path) 
                 refusal = str(error).splitlines()
         assert told["refused"] == refusal, number
         assert (told["verdict"] == "allowed") == (not refusal), number
-    assert min(seen.values()) >= 3, f"every outcome is met: {seen}"
+    assert min(seen.values()) >= 2, f"every outcome is met: {seen}"
 
 
 def test_what_is_expected_to_change_is_what_the_program_changes(repository: Repository) -> None:

@@ -89,6 +89,20 @@ def test_a_list_that_is_wrong_does_not_stop_a_revert(kind: str, stop: dict[str, 
     assert BAD[kind][1] in warnings[0]
 
 
+def test_rules_that_make_the_function_too_big_are_refused_in_preview_and_do_not_stop_a_revert() -> None:
+    config = raw(5)
+    rules = [{"name": f"r{n}", "headers": {f"x-a-rather-long-name-of-a-header-{n}": "1"}} for n in range(150)]
+    config["services"]["web"]["rules"] = rules
+    line = refused(config)
+    assert line.startswith("canary:services.web.rules: got '150 headers to remove': make the function of the edge ")
+    assert "10240 fit; use fewer" in line
+    settings, (warning,) = checks.parse(changed(config, weight=0))
+    assert settings.services["web"].rules == []
+    assert "make the function of the edge" in warning
+    config["services"]["web"]["rules"] = rules[:50]
+    assert checks.parse(config)[1] == []
+
+
 @pytest.mark.parametrize("weight", ["2.5", 2.5, 101, -1])
 def test_a_weight_that_is_no_whole_number_is_refused(weight: Any) -> None:
     assert f"canary:weight: got {weight!r}" in refused(changed(raw(5), weight=weight))
@@ -190,6 +204,13 @@ def lists(
     return raw(weight, greenCidrs=green or [], blueCidrs=blue or [], **more)
 
 
+def bare(weight: int = 5, **edge: Any) -> dict[str, Any]:
+    """Without rules, so that nothing but the weight and the lists leads to canary."""
+    config = lists(weight, **edge)
+    del config["services"]["web"]["rules"]
+    return config
+
+
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
     ("the same", lists(green=["203.0.113.0/24"]), lists(green=["203.0.113.0/24"]), False),
     ("added", lists(), lists(green=["203.0.113.0/24"]), True),
@@ -200,6 +221,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
     ("reverted and widened", lists(5, green=["203.0.113.0/25"]), lists(0, green=["203.0.113.0/24"]), False),
     ("halted and widened", lists(5), changed(lists(5, green=["203.0.113.0/24"]), halted=True), False),
     ("fewer are kept away", lists(blue=["198.51.100.0/24"]), lists(blue=["198.51.100.0/25"]), True),
+    ("fewer, beside the weight alone", bare(blue=["198.51.100.0/24"]), bare(), True),
+    ("fewer, with no way to canary", bare(0, blue=["198.51.100.0/24"]), bare(0), False),
+    ("reverted, and fewer", bare(blue=["198.51.100.0/24"]), bare(0), False),
     ("more are kept away", lists(blue=["198.51.100.0/25"]), lists(blue=["198.51.100.0/24"]), False),
     ("a header is trusted", lists(), lists(trustHeaders=["x-canary"]), True),
     ("one that no rule reads is", lists(), lists(trustHeaders=["x-other"]), False),
