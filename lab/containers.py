@@ -175,6 +175,8 @@ class Container:
             except OSError as error:
                 log.write(f"node: {arguments[0]} could not be started: {error}\n".encode())
                 return 128
+        if self._stopping.is_set():  # it was told to stop while this process was made
+            self._kill_group(self._process.pid)
         self._begun = now()
         ports = {port["name"]: int(port["containerPort"]) for port in self._spec.get("ports") or [] if "name" in port}
         started = "startupProbe" not in self._spec
@@ -231,7 +233,8 @@ class Container:
                 ended = asyncio.create_task(process.wait())
                 await asyncio.wait({ended}, timeout=min(grace, float(hook["sleep"]["seconds"])))
             self._stopping.set()
-            await self._end(process, max(0.0, deadline - time.monotonic()))
+            # Not `process`: a liveness probe may have ended that one, and another has been started since.
+            await self._end(self._process or process, max(0.0, deadline - time.monotonic()))
         self._stopping.set()
 
     async def _end(self, process: asyncio.subprocess.Process, grace: float) -> None:

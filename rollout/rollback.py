@@ -1,13 +1,15 @@
-"""Weight 0 and halted, now: nothing comes between, a lock last of all."""
+"""Weight 0 and halted, now: nothing comes between, a lock last of all.
+
+The mesh is halted past the engine first, in every rollback: a way that is taken each time is one that works at night.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +24,6 @@ from rollout.stackfile import StackFile
 
 PATIENCE = 10.0
 """Seconds that an update of ours may take to end after its interrupt."""
-
-SLOW = 15.0
-"""Seconds after which the mesh is halted directly, while our own update goes on; a usual one takes 2."""
 
 WAIT = 900.0
 """Seconds to wait for somebody else's update, with the mesh halted."""
@@ -43,53 +42,46 @@ class Why:
     evidence: str | None = None
 
 
-def rollback(site: Site, why: Why, say: Say, *, direct: bool = False, reject: bool = True) -> None:
-    """Ends with the route off canary, and recorded so; or raises `Stop` (FAILED) that says what the state is.
+def rollback(site: Site, why: Why, say: Say, *, without_backend: bool = False, reject: bool = True) -> None:
+    """Ends with the mesh off canary and the stack recording it; or raises `Stop` (FAILED) that says what the state is.
 
-    `direct` halts the mesh before anything else is tried.  `reject` keeps the images from coming back.
+    The mesh is halted first, directly: that takes a fraction of a second, and no update.  `without_backend`: then a
+    failing update is no failure.  `reject` keeps the images from coming back.
     """
-    _Rollback(site, why, say).run(direct, reject)
+    _Rollback(site, why, say).run(without_backend, reject)
 
 
 class _Rollback:
     def __init__(self, site: Site, why: Why, say: Say) -> None:
         self.site, self.why, self.say = site, why, say
-        self.images: list[str] = []
+        self.rejected: list[str] = []
         self.strategy = "istio"
 
-    def run(self, direct: bool, reject: bool) -> None:
-        wrong = self._edit(reject)
-        if direct:
-            self.halt()
-        if wrong is not None:  # without a stack file there is no update
-            self.halt()
-            self._fail([wrong.message])
-        slow = threading.Timer(SLOW, self.halt, ["the update is slow"])
-        slow.daemon = True
-        slow.start()
+    def run(self, without_backend: bool, reject: bool) -> None:
         try:
+            raw = self.site.load().settings_raw
+            self.strategy = str(raw.get("strategy", "istio"))
+            self.rejected = images(raw) if reject else []
+        except Stop as error:
+            self.say(error.message)
+        self.halt()
+        try:
+            self._edit(reject)
             self._up()
-        except Failed as error:
+        except Stop as error:
             self.halt()
-            self._fail(error.lines, direct)
-            return
-        finally:
-            slow.cancel()
+            self._fail(error, without_backend)
         self.halt("the update has left canary in the route")
 
-    def _edit(self, reject: bool) -> Stop | None:
-        """Writes the stack file; what is wrong with it, if it cannot be."""
+    def _edit(self, reject: bool) -> None:
         for last in (False, False, True):
             try:
                 edit(file := self.site.load(), reject)
-                self.strategy = str(file.settings_raw.get("strategy", "istio"))
-                self.images = [str(image) for image in file.settings_raw.get("rejected") or []]
                 file.save()
-                return None
-            except Stop as error:
+                return
+            except Stop:  # somebody else writes it too
                 if last:
-                    return error
-        return None
+                    raise
 
     def _up(self) -> None:
         told = history.message("rollback", self.why.reason, by=self.why.by, evidence=self.why.evidence)
@@ -106,7 +98,7 @@ class _Rollback:
             except Failed as error:
                 if target or error.refused:
                     raise
-                self.halt(error.lines[0])  # something else may be stuck: the routes go through alone
+                self.say(f"{error.lines[0]}; trying the routes alone, something else may be stuck")
                 target = ["**VirtualService**"]
 
     def _unlock(self, error: Locked, asked: set[int]) -> None:
@@ -132,47 +124,51 @@ class _Rollback:
             time.sleep(TICK)
 
     def halt(self, because: str = "") -> None:
-        """Halts the mesh directly where it still leads to canary."""
+        """Halts the mesh directly where it leads to canary."""
         try:
-            found = mesh.halt(self.site.client, self.site.access[0], self.images, self.strategy)
+            found = mesh.halt(self.site.client, self.site.access[0], self.rejected, self.strategy)
         except Exception as error:  # noqa: BLE001  whatever it is, the update is still to come
             self.say(f"the mesh could not be halted directly: {error}")
             return
         if found:
             self.say(f"{f'{because}; ' if because else ''}halted {', '.join(found)} directly in the mesh")
 
-    def _fail(self, lines: Sequence[str], enough: bool = False) -> None:
-        """Says what the state is; `enough`: a mesh that is halted was all that was asked for."""
-        on = ["?"]
+    def _fail(self, error: Stop, without_backend: bool) -> None:
         try:
             on = mesh.still_on(self.site.client, self.site.access[0])
             state = f"the route of {', '.join(on)} still leads to canary" if on else "no route leads to canary"
-        except Exception as error:  # noqa: BLE001
-            state = f"the routes could not be read ({error})"
-        lines = [*lines, f"the update failed; {state}; the next `pulumi up` with this stack file adopts it"]
-        if not enough or on:
-            raise Stop(Exit.FAILED, "\n".join(lines))
-        self.say("\n".join(lines))
+        except Exception as unread:  # noqa: BLE001
+            on, state = ["?"], f"the routes could not be read ({unread})"
+        text = f"{error.message}\nthe update failed; {state}; the next `pulumi up` with this stack file adopts it"
+        if on or not without_backend:
+            raise Stop(Exit.FAILED, text) from error
+        self.say(text)
 
 
-def edit(file: StackFile, reject: bool = True) -> list[str]:
-    """Weight 0, halted, and canary's images among the rejected ones, in a stack file; returns those images."""
-    services = file.settings_raw.get("services")
-    tracks = [one.get("canary") for one in services.values()] if isinstance(services, dict) else []
-    images = [str(track["image"]) for track in tracks if isinstance(track, dict) and track.get("image")]
+def images(raw: Mapping[str, Any]) -> list[str]:
+    """Canary's images in a raw configuration, whatever else is wrong with it."""
+    services = raw.get("services")
+    tracks = (
+        [one.get("canary") for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
+    )
+    return [str(track["image"]) for track in tracks if isinstance(track, dict) and track.get("image")]
+
+
+def edit(file: StackFile, reject: bool = True) -> None:
+    """Weight 0, halted, and canary's images among the rejected ones, in a stack file."""
+    found = images(file.settings_raw)
     file.set("weight", 0)
     file.set("halted", True)
     known = [str(image) for image in file.settings_raw.get("rejected") or []]
-    new = [image for image in images if not any(weights.same_image(image, one) for one in known)]
+    new = [image for image in found if not any(weights.same_image(image, one) for one in known)]
     if reject and new:
         file.set("rejected", [*known, *new])
-    return images
 
 
 @click.command
 @changing
 @click.option("--reason", default="by hand", help="Why; kept with the update.")
-@click.option("--break-glass", is_flag=True, help="Halt the mesh directly before anything else.")
+@click.option("--break-glass", is_flag=True, help="Without the state backend: the mesh alone will do.")
 @click.option("--keep-image", is_flag=True, help="Do not put canary's images on canary:rejected.")
 def command(
     stack: str | None, as_json: bool, dry_run: bool, git: bool, reason: str, break_glass: bool, keep_image: bool
@@ -191,7 +187,7 @@ def command(
             told["changes"] = site.engine.preview(config=path)
         say(f"would set weight 0 and halted: {told['changes']}")
     else:
-        rollback(site, Why(reason=reason), say, direct=break_glass, reject=not keep_image)
+        rollback(site, Why(reason=reason), say, without_backend=break_glass, reject=not keep_image)
         told["seconds"] = round(time.monotonic() - began, 2)
         say(f"rolled back in {told['seconds']} s: nobody reaches canary, and nothing rises while canary:halted is true")
         if git:

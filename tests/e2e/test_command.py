@@ -35,7 +35,6 @@ def checkout(stack: Stack, tmp_path: Path) -> Checkout:
         alerts={"webhook": webhook},
     )
     (tmp_path / "operator").mkdir()
-    vars(stack)["touched"] = True
     return Checkout.first(tmp_path / "operator", stack.file)
 
 
