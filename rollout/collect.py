@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from core import promql, split
 from core.model import Settings
@@ -18,8 +20,8 @@ from rollout.page import Arm, Page, Point, last_rollout
 POINTS, LOOKS = 240, 40
 """Points of a curve and verdicts that are judged again, at the most; besides the verdicts before each update."""
 
-STEP, WINDOW = 15, 60
-"""The shortest distance of points and the shortest window of a rate, in seconds."""
+STEP, SCRAPES, USUAL = 5, 4, 15
+"""The shortest distance of points, in seconds; the scrapes that a rate looks back, and their usual distance."""
 
 AFTER = timedelta(minutes=5)
 """What is shown after canary has gone."""
@@ -43,10 +45,12 @@ def collect(
     moments = _moments(run, run[-1].began if over else end)
     told = [(at, verdict(settings, updates, at, source=source, live=False)) for at in moments]
     curve = max((one.curve for _, one in told), key=len, default=())
+    series, window = _series(promql.Raw(settings, tuple(names)), run[0].began, end, curve, source)
     return replace(
         page,
         updates=updates[max(0, len(updates) - len(run) - 1) :],
-        series=_series(settings, tuple(names), run[0].began, end, curve, source),
+        series=series,
+        window=window,
         verdicts=told,
         threshold=max(one.limit for _, one in told) if curve else None,
     )
@@ -60,18 +64,25 @@ def _moments(run: Sequence[Update], last: datetime) -> list[datetime]:
     return sorted({one.replace(microsecond=0) for one in (*found, *(one.began for one in run[1:]))})
 
 
+def _scraped(of: promql.Raw, at: float, source: Prometheus) -> float:
+    """Seconds from scrape to scrape."""
+    metric = "http_requests_total" if promql.uses_app(of.settings) else "istio_requests_total"
+    try:
+        rows = [row for one in of.selectors(metric, [""], "stable") for row in source.ask(f"{one}[300s]", at)]
+    except NoData:
+        return USUAL
+    times = max(([at for at, _ in values] for _, values in rows), key=len, default=[])
+    gaps = sorted(after - before for before, after in pairwise(times))
+    return gaps[len(gaps) // 2] if gaps else USUAL
+
+
 def _series(
-    settings: Settings,
-    services: tuple[str, ...],
-    begin: datetime,
-    end: datetime,
-    curve: Sequence[tuple[float, float]],
-    source: Prometheus,
-) -> list[Point]:
-    """Rates over a window, one every `step` seconds, those of all services together; the slowest service's p95."""
-    length = max(STEP, (end - begin).total_seconds())
-    step = max(STEP, round(length / POINTS))
-    of = promql.Raw(settings, services, window=max(WINDOW, step))
+    of: promql.Raw, begin: datetime, end: datetime, curve: Sequence[tuple[float, float]], source: Prometheus
+) -> tuple[list[Point], int]:
+    """Rates of all services together, the slowest service's p95; and the seconds that each looks back."""
+    length, scraped = max(STEP, (end - begin).total_seconds()), _scraped(of, end.timestamp(), source)
+    step = max(STEP, round(scraped), round(length / POINTS))
+    of = replace(of, window=max(math.ceil(SCRAPES * scraped), step))
     found: dict[str, defaultdict[float, dict[str, float]]] = {}
     for what, add in (("requests", float.__add__), ("failures", float.__add__), ("p95", max)):
         table = found[what] = defaultdict(dict)
@@ -98,7 +109,7 @@ def _series(
         hits, misses = (round((one.requests or 0) * of.window / step) for one in (canary, stable))
         low, high = split.interval(hits, hits + misses) if hits + misses else (None, None)
         place = bisect(times, at)
-        known = place and at - times[place - 1] <= max(2 * step, WINDOW)
+        known = place and at - times[place - 1] <= max(2 * step, of.window)
         points.append(
             Point(
                 at=datetime.fromtimestamp(at, UTC),
@@ -110,4 +121,4 @@ def _series(
                 evidence=curve[place - 1][1] if known else None,
             )
         )
-    return points
+    return points, of.window

@@ -51,7 +51,7 @@ class Page:
     """What there is to show, each sequence oldest first.
 
     `threshold` is 1/alpha, the evidence at which canary is rolled back; `error_limit` (a fraction) and `p95_limit`
-    (milliseconds) are the gate's.  None: there is no such line.
+    (milliseconds) are the gate's.  None: there is no such line.  A point tells of the `window` seconds before it.
     """
 
     stack: str
@@ -62,6 +62,7 @@ class Page:
     threshold: float | None = None
     error_limit: float | None = None
     p95_limit: float | None = None
+    window: int | None = None
 
 
 def render(page: Page) -> str:
@@ -70,11 +71,12 @@ def render(page: Page) -> str:
     kind = _OUTCOMES.get(outcome, "hold")
     told = [one.reason for _, one in page.verdicts if one.kind == kind != "hold"]
     told = told or [one.said.get("reason") or one.message for one in page.updates]
+    window = f" · each point tells of the {page.window} s before it" if page.window else ""
     body = [
         tag("p", tag("span", _mark(kind), outcome, class_=f"badge {kind}")),
         tag("h1", sentence.replace(" %", "\u00a0%")),
         tag("p", *told[-1:], class_="lede"),
-        tag("p", f"Stack {page.stack} · service {page.service} · times are UTC", class_="soft"),
+        tag("p", f"Stack {page.stack} · service {page.service} · times are UTC{window}", class_="soft"),
         *_arms(page.series),
         *_charts(page),
         *_verdicts(page),

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,8 +176,8 @@ def bad() -> Page:
 def page(
     updates: Sequence[Update] = (), series: Sequence[Point] = (), verdicts: Sequence[tuple[datetime, Verdict]] = ()
 ) -> Page:
-    limits = {"threshold": 100, "error_limit": 0.01, "p95_limit": 500}
-    return Page(stack="prod", service="web", updates=updates, series=series, verdicts=verdicts, **limits)
+    made = Page(stack="prod", service="web", updates=updates, series=series, verdicts=verdicts)
+    return replace(made, threshold=100, error_limit=0.01, p95_limit=500)
 
 
 class Browser:
@@ -479,10 +480,10 @@ class TestHostileTexts:
 
 
 class Samples:
-    """A Prometheus with a sample every 15 s: stable gets 20 requests per second, canary 1, and 1 of 10 fails."""
+    """A Prometheus that scrapes: stable gets 20 requests per second, canary 1, of which 1 in 10 fails."""
 
-    def __init__(self, *, away: bool = False) -> None:
-        self.away, self.asked = away, list[str]()
+    def __init__(self, *, away: bool = False, every: int = 15) -> None:
+        self.away, self.every, self.asked = away, every, list[str]()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         form = dict(urllib.parse.parse_qsl(request.content.decode()))
@@ -515,7 +516,7 @@ class Samples:
             return []
         rates = {("stable", "200"): 20, ("canary", "200"): 0.9, ("canary", "503"): 0.1}
         zero = START.timestamp() - 3600
-        times = range(math.ceil((end - length) / 15) * 15, math.floor(end) + 1, 15)
+        times = range(math.ceil((end - length) / self.every) * self.every, math.floor(end) + 1, self.every)
         return [
             {
                 "metric": {"destination_workload": f"web-{track}", "response_code": code, "instance": "gateway"},
@@ -548,6 +549,17 @@ class TestFilling:
         total = sum(one.stable.requests or 0 for one in made.series)
         assert total == pytest.approx(20 * 15 * len(made.series))
         assert (made.error_limit, made.p95_limit, made.threshold) == (0.02, None, 100)
+        assert made.window == 60 and "each point tells of the 60 s before it" in Reader(render(made)).text
+
+    @pytest.mark.parametrize("every", [2, 15, 60])
+    def test_a_rate_looks_back_over_four_scrapes(self, web: dict[str, Any], every: int) -> None:
+        samples = Samples(every=every)
+        made = self.page(web, samples, *self.UPDATES)
+        assert made.window == 4 * every
+        asked = [query for query in samples.asked if ":" in query.rpartition("[")[2]]
+        assert len(asked) == 3 and all(f"[{4 * every}s]" in query for query in asked)
+        between = {after.at - before.at for before, after in pairwise(made.series)}
+        assert between == {timedelta(seconds=max(5, every))}
 
     def test_verdicts_are_judged_again_up_to_the_end_of_the_rollout(self, web: dict[str, Any]) -> None:
         made = self.page(web, Samples(), *self.UPDATES)
