@@ -106,17 +106,17 @@ def _who(series: Series) -> str:
 
 
 def _warm(steps: Iterable[_Step], stays: Sequence[Stay]) -> defaultdict[str, set[float]]:
-    """When the warm-ups began: with a pod's first request, or canary's first after an update that made pods."""
+    """When warm-ups began: a pod's with it, canary's with its first request after an update that made pods."""
     found: defaultdict[str, set[float]] = defaultdict(set)
     first: dict[tuple[str, float], float] = {}
     fresh = [stay.since for stay in stays if stay.fresh]
     for step in steps:
-        if step.series.track == "stable" or not step.number:
+        if step.series.track == "stable":
             continue
         if not step.series.door:
             if step.restarted:
                 found[step.series.target].add(step.at)
-        elif last := bisect(fresh, step.at):
+        elif step.number and (last := bisect(fresh, step.at)):
             key = step.series.door, fresh[last - 1]
             first[key] = min(first.get(key, math.inf), step.at)
     for (door, _), at in first.items():

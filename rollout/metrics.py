@@ -53,7 +53,8 @@ class Prometheus:
         where = f"Prometheus at {self._url}"
         try:
             answer = self._client.post("/api/v1/query", data={"query": query, "time": f"{at:.3f}"})
-            told = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
+            # Who stands before it answers errors in forms of its own.
+            told = answer.json() if answer.is_success or "json" in answer.headers.get("content-type", "") else {}
         except httpx.TimeoutException:
             raise NoData(f"{where} did not answer within {TIMEOUT:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
