@@ -92,6 +92,9 @@ def test_a_version_that_fails_is_rolled_back_by_the_judge_with_its_reason(checko
     last = json.loads(checkout.rollout("history", "--json").out)[-1]
     assert (last["said"]["verdict"], last["said"]["by"]) == ("rollback", "judge")
     assert "failed" in last["said"]["reason"]
+    page = checkout.project / "evidence.html"
+    assert checkout.rollout("history", "--html", str(page)).code == 0
+    assert 'class="curve evidence"' in page.read_text() and "rolled back at 5" in page.read_text()
     refused = checkout.rollout("start", "web", bad)
     assert refused.code == 5, refused.text
     assert "was rolled back" in refused.text
