@@ -16,6 +16,7 @@ Declared = dict[str, tuple[str, Json]]
 """Type token and properties by name."""
 
 K8S = "kubernetes:"
+STAMP_ARN = "arn:aws:cloudfront::123456789012:function/stamp"
 DIGEST = "sha256:" + "0a1b2c3d" * 8
 
 
@@ -186,7 +187,7 @@ EDGE: Declared = {
                 "allowedMethods": ["GET", "HEAD"],
                 "cachedMethods": ["GET", "HEAD"],
                 "cachePolicyId": "4135ea2d-6df8-44a3-9df3-4b5a84be39ad",
-                "functionAssociations": [{"eventType": "viewer-request", "functionArn": "arn:aws:stamp"}],
+                "functionAssociations": [{"eventType": "viewer-request", "functionArn": STAMP_ARN}],
             },
             "orderedCacheBehaviors": [
                 {
@@ -196,7 +197,7 @@ EDGE: Declared = {
                     "allowedMethods": ["GET", "HEAD"],
                     "cachedMethods": ["GET", "HEAD"],
                     "cachePolicyId": "cache-id",
-                    "functionAssociations": [{"eventType": "viewer-request", "functionArn": "arn:aws:stamp"}],
+                    "functionAssociations": [{"eventType": "viewer-request", "functionArn": STAMP_ARN}],
                 }
             ],
             "restrictions": {"geoRestriction": {"restrictionType": "none"}},
