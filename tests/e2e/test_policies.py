@@ -65,7 +65,7 @@ def written() -> list[str]:
 
 
 def cut_down(declared: Declared, name: str) -> Declared:
-    """What a test of one policy needs: Istio's charts (the lab's) where it is about those, and of the edge what the lab knows."""
+    """What a test of one policy needs: the lab's charts where it is about those, and of the edge what the lab knows."""
     charts = {key: one for key, one in declared.items() if "chart" in one[1]}
     for _, props in charts.values():
         props["chart"] = str(LAB / "charts" / props["chart"])
