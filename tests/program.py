@@ -139,11 +139,16 @@ def without_times(text: str) -> str:
     return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "(time of the update)", text)
 
 
-def stack_config(stack: str) -> dict[str, Any]:
-    """The configuration of a stack file in the checkout, or of one that only tests know."""
+def stack_config(stack: str, *, edge: bool = True) -> dict[str, Any]:
+    """The configuration of a stack file of the checkout or of the tests; `edge=False` leaves its edge out."""
     files = [ROOT / "tests" / "stacks" / f"{stack}.yaml", ROOT / f"Pulumi.{stack}.yaml"]
     found: dict[str, Any] = yaml.safe_load(next(one for one in files if one.exists()).read_text())["config"]
-    return {key: ORIGIN_SECRET if key == "canary:originSecret" else value for key, value in found.items()}
+    left_out = () if edge else ("canary:edge", "canary:originSecret")
+    return {
+        key: ORIGIN_SECRET if key == "canary:originSecret" else value
+        for key, value in found.items()
+        if key not in left_out
+    }
 
 
 def recorded_from(run: Run) -> dict[str, Any]:

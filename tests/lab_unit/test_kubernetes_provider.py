@@ -460,7 +460,7 @@ class TestInstall:
         parts: Any = {"pulumi-resource-kubernetes": FoundPart()}
         install(tmp_path / "bin", Path("/venv/bin/python"), parts)
         names = sorted(path.name for path in (tmp_path / "bin").iterdir())
-        assert names == [LANGUAGE, f"{LANGUAGE}-exec", "pulumi-resource-kubernetes"]
+        assert names == [LANGUAGE, f"{LANGUAGE}-exec", "pulumi-resource-aws", "pulumi-resource-kubernetes"]
         link = tmp_path / "bin" / "pulumi-resource-kubernetes"
         assert str(link.readlink()) == FoundPart.path, "the engine looks on PATH, not in a folder of real parts"
         assert "/venv/bin/python" in (tmp_path / "bin" / LANGUAGE).read_text()

@@ -201,7 +201,7 @@ def test_what_could_not_be_read_is_no_conflict() -> None:
 
 
 def _rolling(weight: int) -> Json:
-    config = program.stack_config("lab") | {"canary:weight": weight}
+    config = program.stack_config("lab", edge=False) | {"canary:weight": weight}
     config["canary:services"]["web"]["canary"] = {"image": "sample-web:2.0"}
     return config
 

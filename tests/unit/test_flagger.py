@@ -153,7 +153,7 @@ def test_flaggers_settings_are_refused_with_another_strategy() -> None:
 
 
 def test_a_stack_that_has_routes_of_its_own_does_not_change_to_flagger() -> None:
-    config = program.stack_config("lab")
+    config = program.stack_config("lab", edge=False)
     recorded = program.recorded_from(program.run(config))
     service = {key: value for key, value in config["canary:services"]["web"].items() if key != "rules"}
     wanted = {key: value for key, value in config.items() if key not in ("canary:weight", "canary:steps")}

@@ -372,7 +372,7 @@ def test_before_the_start_each_rung_says_what_it_would_notice_and_a_blind_one_wh
     assert all(notice(100, 0.001, one.weight, one.smallest or 1, GATE) <= one.hold for one in seen)
     blind, better = sights(1, 0.001, rungs, gate(maxHold="1h"))
     assert blind[0].tenfold > 3600
-    assert sights(0.1, 0.001, rungs, GATE)[0][0].smallest is None
+    assert sights(0.01, 0.001, rungs, GATE)[0][0].smallest is None, "less than one request of canary in a hold"
     assert better is not None and better > 5
     assert notice(1, 0.001, better, 10, GATE) <= 3600 < notice(1, 0.001, better - 1, 10, GATE)
 

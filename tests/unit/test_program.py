@@ -22,7 +22,7 @@ def lab(
     weight: int | None = None, *, canary: str | None = None, stable: str | None = None, **more: Any
 ) -> dict[str, Any]:
     """The lab's configuration with a few keys changed."""
-    config = copy.deepcopy(program.stack_config("lab"))
+    config = copy.deepcopy(program.stack_config("lab", edge=False))
     web = config["canary:services"]["web"]
     if canary is not None:
         web["canary"] = {"image": canary}

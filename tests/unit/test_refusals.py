@@ -16,7 +16,7 @@ CANARY = {"image": "sample-web:2.0"}
 
 def lab(keys: dict[str, Any], service: dict[str, Any]) -> dict[str, Any]:
     """The lab's configuration with these keys, and these of its service; None removes one."""
-    config = copy.deepcopy(program.stack_config("lab"))
+    config = copy.deepcopy(program.stack_config("lab", edge=False))
     web = config["canary:services"]["web"] | service
     config["canary:services"]["web"] = {key: value for key, value in web.items() if value is not None}
     return config | {f"canary:{key}": value for key, value in keys.items()}

@@ -21,7 +21,7 @@ def sources(raw: dict[str, Any], **gate: str) -> list[dict[str, Any]]:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    found = copy.deepcopy(program.stack_config("lab"))
+    found = copy.deepcopy(program.stack_config("lab", edge=False))
     found["canary:services"]["web"]["canary"] = {"image": "sample-web:2.0"}
     return found | {f"canary:{key}": value for key, value in changes.items()}
 
@@ -92,6 +92,6 @@ def test_nobody_is_locked_out_before_the_doors_serve_and_no_route_waits_for_a_lo
 
 
 def test_every_service_has_its_own_policy() -> None:
-    services = program.stack_config("lab")["canary:services"]
+    services = program.stack_config("lab", edge=False)["canary:services"]
     run = program.run(config(services=services | {"api": {"stable": {"image": "api:1"}}}))
     assert run.of("AuthorizationPolicy").keys() == {"web-doors", "api-doors"}
