@@ -370,11 +370,11 @@ def test_before_the_start_each_rung_says_what_it_would_notice_and_a_blind_one_wh
     assert [one.smallest is not None for one in seen] == [True] * 3
     assert seen[0].tenfold > seen[1].tenfold
     assert all(notice(100, 0.001, one.weight, one.smallest or 1, GATE) <= one.hold for one in seen)
-    blind, better = sights(1, 0.001, rungs, gate(maxHold="1h"))
+    blind, better = sights(2, 0.001, rungs, gate(maxHold="1h"))
     assert blind[0].tenfold > 3600
     assert sights(0.01, 0.001, rungs, GATE)[0][0].smallest is None, "less than one request of canary in a hold"
     assert better is not None and better > 5
-    assert notice(1, 0.001, better, 10, GATE) <= 3600 < notice(1, 0.001, better - 1, 10, GATE)
+    assert notice(2, 0.001, better, 10, GATE) <= 3600 < notice(2, 0.001, better - 1, 10, GATE)
 
 
 def test_the_benchmark_runs_every_rule_and_finds_what_is_broken() -> None:
