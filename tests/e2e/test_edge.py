@@ -324,7 +324,7 @@ from botocore.config import Config
 cf, kvs = boto3.client("cloudfront"), boto3.client("cloudfront-keyvaluestore")
 def etag(arn): return kvs.describe_key_value_store(KvsARN=arn)["ETag"]
 def take_from(name):  # a store that a function reads cannot be deleted
-    had = cf.get_function(Name=name, Stage="LIVE")
+    had = cf.get_function(Name=name, Stage="DEVELOPMENT")
     config = dict(Comment="", Runtime="cloudfront-js-2.0")
     new = cf.update_function(
         Name=name, IfMatch=had["ETag"], FunctionConfig=config, FunctionCode=had["FunctionCode"].read()
