@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import add
 from typing import NamedTuple
 
 from core.model import Gate
@@ -131,28 +132,27 @@ def relative(bad: int, requests: int, stable_bad: int, stable_requests: int, wor
     both = bad + stable_bad
     if not both or not requests or not stable_requests:
         return _NOTHING
-    return [
-        bad * won + both * lost for won, lost in zip(_LOGS, _expected(worse * requests, stable_requests), strict=True)
-    ]
+    return [bad * won + both * lost for won, lost in _expected(worse * requests, stable_requests)]
 
 
 @lru_cache(2)
-def _expected(ours: float, theirs: float) -> list[float]:
-    """What one bad request costs, whoever's it was; the same for all bounds of a block."""
-    return [math.log((ours + theirs) / (severity * ours + theirs)) for severity in SEVERITIES]
+def _expected(ours: float, theirs: float) -> list[tuple[float, float]]:
+    """What a bad request of canary wins, and one of whoever costs; the same for all bounds of a tick."""
+    return [
+        (won, math.log((ours + theirs) / (severity * ours + theirs)))
+        for won, severity in zip(_LOGS, SEVERITIES, strict=True)
+    ]
 
 
 def absolute(bad: int, requests: int, most: float) -> list[float]:
     """Log-evidence, by severity in odds, that canary's true share is above `most`: Wald's ratio for a binomial."""
-    good = requests - bad
-    return [bad * won + good * lost for won, lost in _table(most)]
+    return [bad * won - requests * lost for won, lost in _table(most)] if requests else _NOTHING
 
 
 @lru_cache(16)
 def _table(most: float) -> list[tuple[float, float]]:
-    odds = [(severity, 1 - most + most * severity) for severity in SEVERITIES]
     # Nothing is above everything.
-    return [(math.log(g / whole), -math.log(whole)) if most < 1 else (0.0, 0.0) for g, whole in odds]
+    return [(math.log(g), math.log(1 - most + most * g)) if most < 1 else (0.0, 0.0) for g in SEVERITIES]
 
 
 class Meter:
@@ -169,30 +169,37 @@ class Meter:
         self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
         self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
         self._logs = [_NOTHING] * (1 + len(self._compared) + 2 * len(self._limits))
+        self._most = [math.log(GROSS_CAP), *[math.log(self.cap)] * (len(self._logs) - 1)]
         self._past = deque([(-math.inf, self._logs)])
         self._stable = NONE
 
     def add(self, tick: Tick) -> bool:
         """Takes the next tick in.  True if the evidence may have risen."""
-        seen = []
         ours, theirs = tick.sum()
         self._stable = total([self._stable, theirs])
+        whole, fair = total([ours, tick.cold]) if tick.cold.requests else ours, self._fair(theirs, None, CATASTROPHE)
+        seen = [absolute(whole.failures, whole.requests, CATASTROPHE) if fair else _NOTHING]
         for bound, worse in self._compared:
             apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in tick.doors]
             seen.append(apart[0] if len(apart) == 1 else [sum(one) for one in zip(*apart, strict=True)])
         for bound, least, most in self._limits:
             bad, fair = ours.bad(bound), self._fair(theirs, bound, most)
             seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
-        whole, fair = total([ours, tick.cold]), self._fair(theirs, None, CATASTROPHE)
-        gross = absolute(whole.failures, whole.requests, CATASTROPHE) if fair else _NOTHING
         while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
             self._past.popleft()
-        catastrophe, *logs = self._logs
-        before = self._past[0][1][1:]
-        own = _capped(catastrophe, gross, catastrophe, GROSS_CAP)
-        self._logs = [own, *(_capped(*one, self.cap) for one in zip(logs, seen, before, strict=True))]
-        self._past.append((tick.at, self._logs))
-        return any(max(one) > 0 for one in (gross, *seen))
+        before = self._past[0][1]
+        rises, logs = False, []
+        for old, now, was, cap in zip(self._logs, seen, (self._logs[0], *before[1:]), self._most, strict=True):
+            if now is _NOTHING:
+                logs.append(old)
+            elif now[0] <= 0:  # concave in log(severity), and 0 at 1: where the least gains nothing, none does
+                logs.append(list(map(add, old, now)))
+            else:
+                rises = True
+                logs.append([a if a < b + cap else b + cap for a, b in zip(map(add, old, now), was, strict=True)])
+        self._logs = logs
+        self._past.append((tick.at, logs))
+        return rises
 
     def _fair(self, stable: Counts, bound: int | None, most: float) -> bool:
         """What stable suffers too, now or as a rule, is no fault of canary's."""
@@ -204,8 +211,7 @@ class Meter:
 
     def values(self) -> dict[str, float]:
         """Evidence by test.  Canary is fine if it is no worse than stable *or* below the floor: the lesser counts."""
-        each = [sum([math.exp(one if one < _LOG_MOST else _LOG_MOST) for one in logs]) for logs in self._logs]
-        catastrophe, errors, *rest = (one / len(SEVERITIES) for one in each)
+        catastrophe, errors, *rest = map(_mean, self._logs)
         at = len(self._compared) - 1
         found = {"errors": min(errors, rest[at]), "guardrail": rest[at + 1], "catastrophe": catastrophe}
         if self._slo is None:
@@ -213,17 +219,11 @@ class Meter:
         return found | {"latency": min(sum(rest[:at]) / at, rest[at + 2]), "latency guardrail": rest[at + 3]}
 
 
-def _capped(logs: list[float], seen: list[float], before: list[float], cap: float) -> list[float]:
-    """`logs` and what was seen since, but no more than the cap above what there was a window before."""
-    if seen is _NOTHING:
-        return logs
-    if max(seen) <= 0:
-        return [one + now for one, now in zip(logs, seen, strict=True)]
-    most = math.log(cap)
-    return [
-        sum_ if (sum_ := one + now) < was + most else was + most
-        for one, now, was in zip(logs, seen, before, strict=True)
-    ]
+def _mean(logs: list[float]) -> float:
+    try:
+        return sum(map(math.exp, logs)) / len(SEVERITIES)
+    except OverflowError:
+        return math.exp(_LOG_MOST)
 
 
 def interval(bad: int, requests: int) -> tuple[float, float]:
