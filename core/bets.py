@@ -25,9 +25,13 @@ SEVERITIES = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 WORSE_ERRORS, WORSE_LATENCY = 1.1, 1.2
 """Ratios of canary to stable that are tolerated: equal versions are never measured to be quite equal."""
 
-BURST, CAP, GROSS_CAP = 30, 7.0, 10.0
+BURST, CAP = 30, 10.0
 """So many seconds, wherever they begin, count for no more than the factor: a bad half-minute of one pod does not decide
-a rollout, nor do two.  In the test for a catastrophe the factor is `GROSS_CAP`, for each tick."""
+a rollout, nor do two.  In the test for a catastrophe that holds for each tick."""
+
+FEW = 3
+"""So many failures more than stable's lead one to expect are the most that count of a `BURST`: bets on a small
+worsening forget slowly, and would add up the bursts of an hour."""
 
 TICK = 10
 """Seconds of one count."""
@@ -46,6 +50,7 @@ ALPHA = {"low": 0.001, "normal": 0.01, "high": 0.05}
 
 _LOGS = tuple(math.log(severity) for severity in SEVERITIES)
 _NOTHING = [0.0] * len(SEVERITIES)
+_GROSS = [math.log(CAP)] * len(SEVERITIES)
 _LOG_MOST = 700.0  # `exp` ends a little above
 _SHARES = {
     False: {"errors": 0.6, "guardrail": 0.2, "catastrophe": 0.2},
@@ -155,22 +160,29 @@ def _table(most: float) -> list[tuple[float, float]]:
     return [(math.log(g), math.log(1 - most + most * g)) if most < 1 else (0.0, 0.0) for g in SEVERITIES]
 
 
+@lru_cache(256)
+def _most(usual: int) -> list[float]:
+    """What the bets may win in a burst, by how many failures of canary stable's lead one to expect meanwhile."""
+    return [min(math.log(CAP), (FEW + usual) * won) for won in _LOGS]
+
+
 class Meter:
     """The evidence on one service, tick by tick.
 
-    Log-evidence is kept by test and severity.  It never grows by more than the cap within `window` seconds, wherever
-    these begin: `min(L, cap)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
+    Log-evidence is kept by test and severity.  It never grows by more than `_most` within `window` seconds, wherever
+    these begin: `min(L, most)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
     """
 
-    cap = CAP
+    capped = True
 
     def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None, window: float = 0) -> None:
         self.shares, self._slo, self._window = _SHARES[slo is not None], slo, max(BURST, window)
         self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
         self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
-        self._logs = [_NOTHING] * (1 + len(self._compared) + 2 * len(self._limits))
-        self._most = [math.log(GROSS_CAP), *[math.log(self.cap)] * (len(self._logs) - 1)]
-        self._past = deque([(-math.inf, self._logs)])
+        self._counted = [None, *(bound for bound, _ in self._compared), *(one[0] for one in self._limits for _ in "12")]
+        self._logs = [_NOTHING] * len(self._counted)
+        self._past = deque([(-math.inf, 0, self._logs)])
+        self._requests = 0
         self._stable = NONE
 
     def add(self, tick: Tick) -> bool:
@@ -185,20 +197,24 @@ class Meter:
         for bound, least, most in self._limits:
             bad, fair = ours.bad(bound), self._fair(theirs, bound, most)
             seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
+        self._requests += ours.requests
         while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
             self._past.popleft()
-        before = self._past[0][1]
+        _, requests, before = self._past[0]
         rises, logs = False, []
-        for old, now, was, cap in zip(self._logs, seen, (self._logs[0], *before[1:]), self._most, strict=True):
+        for lane, (old, now) in enumerate(zip(self._logs, seen, strict=True)):
             if now is _NOTHING:
                 logs.append(old)
             elif now[0] <= 0:  # concave in log(severity), and 0 at 1: where the least gains nothing, none does
                 logs.append(list(map(add, old, now)))
             else:
                 rises = True
-                logs.append([a if a < b + cap else b + cap for a, b in zip(map(add, old, now), was, strict=True)])
+                usual = (self._requests - requests) * self._stable.share(self._counted[lane])
+                was, gain = (before[lane], _most(int(usual))) if lane else (old, _GROSS)
+                risen = zip(map(add, old, now), map(add, was, gain), strict=True)
+                logs.append([one if one < end or not self.capped else end for one, end in risen])
         self._logs = logs
-        self._past.append((tick.at, logs))
+        self._past.append((tick.at, self._requests, logs))
         return rises
 
     def _fair(self, stable: Counts, bound: int | None, most: float) -> bool:
