@@ -382,6 +382,8 @@ def start(
         file.set("halted", False)
     site.settings(file)
     text = ", ".join(f"{name} {image}" for name, image in wanted.items())
+    for line in judge.outlook(view.settings, wanted, view.at):
+        say(line)
     if dry_run:
         with site.tried(file) as path:
             say(f"would start {text} at {first} %: {site.engine.preview(config=path, policy_packs=packs)}")
