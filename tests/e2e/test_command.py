@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import load, namespace
-from lab.stack import Stack
+from lab.stack import Stack, api
 from tests.e2e.checkout import PORT, Checkout, ask, git, until, watched
 
 pytestmark = pytest.mark.lab
@@ -92,7 +93,26 @@ def test_without_metrics_nothing_rises_and_nothing_goes_back(checkout: Checkout)
     done = checkout.rollout("advance")
     assert done.code == 5
     assert "Prometheus" in done.text
+    run = checkout.start("run", "--interval", "1")
+    assert run.stdout is not None and "hold" in run.stdout.readline()
+    run.send_signal(signal.SIGINT)
+    out, _ = run.communicate(timeout=60)
+    assert (run.returncode, "canary stays where it is" in out) == (1, True), out
     assert checkout.outputs()["weight"] == 5
+
+
+def test_an_interrupted_update_says_what_it_left(checkout: Checkout) -> None:
+    before = checkout.file.read_text()
+    start = checkout.start("start", "web", image("unready"))
+    deployments = "/apis/apps/v1/namespaces/shop/deployments"
+    until(
+        lambda: "web-canary" in [one["metadata"]["name"] for one in api("GET", deployments)["items"]], "canary's pods"
+    )
+    start.send_signal(signal.SIGINT)
+    _, err = start.communicate(timeout=60)
+    assert start.returncode == 1, err
+    assert "interrupted" in err and "canary stays at 0 %, and the stack file is as before" in err
+    assert (checkout.file.read_text(), checkout.status()["live"]) == (before, {"web": 0})
 
 
 def test_an_alert_of_a_real_prometheus_through_a_real_alertmanager_takes_canary_back(

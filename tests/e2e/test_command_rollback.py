@@ -104,6 +104,9 @@ def test_a_rollback_halts_remembers_the_image_and_tells_git_and_stale_checkouts_
     assert_stays_off(stale)
     told = json.loads(checkout.rollout("history", "--json").out)
     assert [one["said"].get("reason") for one in told if one["said"]][-1] == "it smells"
+    assert any((one["weight"], one["said"], one["result"]) == (5, {}, "succeeded") for one in told), (
+        "a bare `pulumi up`"
+    )
     assert {one["weight"] for one in told if one["version"] > told[-1]["version"] - 3} == {0}, (
         "refused ones count as none"
     )
