@@ -142,7 +142,7 @@ def watched(checkout: Checkout, folder: Path, hold: str = alerts.HOLD) -> Iterat
         yield
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        print(*process.communicate(timeout=60))
         rules.unlink()
         route.write_text(former)
         reload()

@@ -178,15 +178,15 @@ def test_while_somebody_elses_update_runs_the_mesh_is_halted_and_afterwards_the_
         pods_awaited()
         pid = holder()
         rollback = checkout.start("rollback")
-        while not off():
-            assert foreign.poll() is None and rollback.poll() is None, "the mesh is halted while both go on"
-        assert foreign.poll() is None
+        assert rollback.stdout is not None
+        assert "halted web directly in the mesh" in rollback.stdout.readline()
+        assert f"(pid {pid}, " in (told := rollback.stdout.readline()) and "waiting for it" in told
+        assert off() and foreign.poll() is None, "the mesh is halted while both go on"
         os.kill(pid, signal.SIGINT)  # as its owner may
     finally:
         foreign.communicate(timeout=90)
     out, err = rollback.communicate(timeout=90)
     assert rollback.returncode == 0, out + err
-    assert f"pid {pid}" in out and "halted web directly in the mesh" in out
     assert_rolled_back(checkout)
 
 
