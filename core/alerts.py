@@ -16,6 +16,9 @@ from core.promql import MIN_FAILURES, MIN_REQUESTS, Raw, Recorded, at_least
 HOLD, GROSS_HOLD = "2m", "30s"
 """How long canary may be worse than the gate allows, and how long it alone may be broken."""
 
+OF_FAILURES = ("CanaryHighErrorRate", "CanaryWorseThanStable", "CanaryBroken")
+"""Alerts that say that requests to canary failed."""
+
 TOKEN_SECRET, TOKEN_KEY = "canary-webhook", "token"
 TOKEN_FILE = f"/etc/alertmanager/secrets/{TOKEN_SECRET}/{TOKEN_KEY}"
 """Alertmanager's bearer token for the webhook, where the operator mounts a Secret of that name."""

@@ -160,8 +160,8 @@ def ask(url: str, method: str = "GET", body: Any = None) -> str:
 
 
 def reload() -> None:
-    """Prometheus and Alertmanager read their files again."""
-    for url in (monitoring.PROMETHEUS_URL, monitoring.ALERTMANAGER_URL):
+    """Alertmanager and Prometheus read their files again; in that order, so that the first alert knows its way."""
+    for url in (monitoring.ALERTMANAGER_URL, monitoring.PROMETHEUS_URL):
         ask(f"{url}/-/reload", "POST")
 
 
