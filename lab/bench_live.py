@@ -1,4 +1,4 @@
-"""`python -m lab.bench_live`: one bad version at 5 %, taken back by `rollout run`, by an alert and by the real Flagger.
+"""`python -m lab.bench_live [TIMES]`: one bad version at 5 %, taken back by `rollout run`, by an alert and by the real Flagger.
 
 All in one lab, under the same load.  Seconds are from the first failed answer of canary to its last answer of any kind;
 `hit` is the share of all requests in that time that failed.  Then what `run` says of versions that are bad in other
@@ -34,7 +34,7 @@ SERVICE: dict[str, Any] = {
     "probe": {"path": "/healthz", "periodSeconds": 1},
 }
 FRESH = ("one", "two", "three")
-"""Services for the alerts: their rates look back five minutes, so each is bad once."""
+"""Services for the alerts: their rates look back five minutes, so each is bad once; as many as TIMES may be."""
 
 CASES = {
     # service, ending of the tag, exit codes that are right, words of the reason
@@ -215,7 +215,7 @@ def main(times: int = 3) -> int:
     stack.reset()
     if stack.resources():
         stack.destroy().check()
-    for name in (*FRESH, "pair"):
+    for name in (*FRESH[:times], "pair"):
         broken = {"env": {"FAIL_IF_FILE": str(DEPENDENCY)}} if name == "pair" else {}
         stack.service(name, **SERVICE, stable={"image": "sample-web:1.0"}, hosts=[f"{name}.lab.test"], **broken)
     stack.edit(gate=GATE, alerts={"webhook": f"http://{namespace.NODE_IP}:{PORT}/webhook"})
@@ -229,7 +229,7 @@ def main(times: int = 3) -> int:
         keep(results)
         cleared(checkout, "web")
         with watched(checkout, Path(folder)):
-            results["alert"] = [by_alert(checkout, service) for service in FRESH]
+            results["alert"] = [by_alert(checkout, service) for service in FRESH[:times]]
             print(line("alert", results["alert"]), flush=True)
             results["told"] = [told(checkout, number) for number in range(2 * times)]
             middle, worst = statistics.median(results["told"]), max(results["told"])
@@ -248,4 +248,4 @@ def main(times: int = 3) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(int, sys.argv[1:])))
