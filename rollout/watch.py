@@ -72,8 +72,8 @@ class Watcher:
                     self.say(f"{error}; going on with the stack file that is here")
             entries = engine.records(self.site.engine.state())
             updates = history.updates(self.site.engine)
-        except engine.Failed as error:
-            self.failure = error.lines[0]
+        except Exception as error:  # noqa: BLE001  health tells; the thread that looks must not end
+            self.failure = str(error).partition("\n")[0] or type(error).__name__
             return
         carried = [one for one in updates if one.result == "succeeded"]
         began = None
@@ -126,12 +126,19 @@ class Watcher:
         return sum(samples[-1][1] for _, samples in found)
 
     def _notes(self) -> dict[str, Mapping[str, str]] | None:
+        """Notes of the live routes; one that leads to canary is not halted, whatever its note says."""
+        if self.site.strategy == "replicas":
+            return None
         try:
             found = mesh.live_routes(self.site.client, self.site.access[0])
         except Exception as error:  # noqa: BLE001  an alert that cannot be checked counts
             self.say(f"the routes cannot be read: {error}")
             return None
-        return {name: one["metadata"].get("annotations") or {} for name, one in found.items()}
+        notes: dict[str, Mapping[str, str]] = {}
+        for name, one in found.items():
+            leads = not mesh.off((one.get("spec") or {}).get("http") or [])
+            notes[name] = one["metadata"]["annotations"] | ({f"{record.PREFIX}halted": ""} if leads else {})
+        return notes
 
     def handle(self, called: list[Mapping[str, Any]]) -> list[dict[str, str]]:
         """What became of each alert.  Raises `Stop` when a rollback has failed; Alertmanager comes again."""

@@ -646,8 +646,8 @@ class TestCommand:
                 message="by hand",
                 environment={"git.author": "Kim Berg"},
                 config={
-                    "canary:weight": SimpleNamespace(value=str(weight)),
-                    "canary:services": SimpleNamespace(value=json.dumps(images)),
+                    "canary:weight": SimpleNamespace(value=str(weight), secret=False),
+                    "canary:services": SimpleNamespace(value=json.dumps(images), secret=False),
                 },
                 result="succeeded",
                 resource_changes={"update": 1},
