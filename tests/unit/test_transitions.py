@@ -607,6 +607,7 @@ def test_a_route_waits_for_what_is_new_behind_it() -> None:
     assert not weights.adds_canary(route(0), route(5))
     assert not weights.adds_canary(None, route(0, canary=None))
     assert not weights.adds_canary(None, route(0, halted=True))
+    assert not weights.promotes(None, route(0))
 
 
 @pytest.mark.parametrize(
