@@ -69,6 +69,11 @@ class Counts(NamedTuple):
         """Failures, or, with the index of a bound, what was slower."""
         return self.failures if bound is None else self.slow[bound] if self.slow else 0
 
+    def plus(self, more: Counts) -> Counts:
+        """Both together."""
+        slow = tuple(map(add, self[2], more[2])) if self[2] and more[2] else self[2] or more[2]
+        return Counts(self[0] + more[0], self[1] + more[1], slow)
+
     def share(self, bound: int | None = None) -> float:
         """`bad` as a part of the requests; 0 without any."""
         return self.bad(bound) / self.requests if self.requests else 0.0
@@ -188,8 +193,8 @@ class Meter:
     def add(self, tick: Tick) -> bool:
         """Takes the next tick in.  True if the evidence may have risen."""
         ours, theirs = tick.sum()
-        self._stable = total([self._stable, theirs])
-        whole, fair = total([ours, tick.cold]) if tick.cold.requests else ours, self._fair(theirs, None, CATASTROPHE)
+        self._stable = self._stable.plus(theirs)
+        whole, fair = ours.plus(tick.cold) if tick.cold[0] else ours, self._fair(theirs, None, CATASTROPHE)
         seen = [absolute(whole.failures, whole.requests, CATASTROPHE) if fair else _NOTHING]
         for bound, worse in self._compared:
             apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in tick.doors]
@@ -242,6 +247,7 @@ def _mean(logs: list[float]) -> float:
         return math.exp(_LOG_MOST)
 
 
+@lru_cache(64)
 def interval(bad: int, requests: int) -> tuple[float, float]:
     """Shares that are not excluded, at any time at once: Robbins' mixture (1970) with a Beta(0.5, 50) prior."""
     if not requests:
@@ -264,7 +270,7 @@ def _log_beta(a: float, b: float) -> float:
 
 def where(holds: Callable[[float], bool], low: float, high: float) -> float:
     """Where a condition that holds from somewhere on begins to."""
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
