@@ -1,4 +1,4 @@
-"""`python -m lab.bench_live [TIMES]`: a bad version at 5 %, taken back by `rollout run`, by an alert, by real Flagger.
+"""`python -m lab.bench_live [TIMES]`: a bad version at 5 %, taken back by `run`, by an alert, by the real Flagger.
 
 All in one lab, under the same load.  Seconds are from the first failed answer of canary to its last answer of any kind;
 `hit` is the share of all requests in that time that failed.  Then what `run` says of versions that are bad in other
