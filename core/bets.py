@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import add
 from typing import NamedTuple
 
 from core.model import Gate
@@ -24,9 +25,13 @@ SEVERITIES = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 WORSE_ERRORS, WORSE_LATENCY = 1.1, 1.2
 """Ratios of canary to stable that are tolerated: equal versions are never measured to be quite equal."""
 
-BURST, CAP, GROSS_CAP = 30, 7.0, 10.0
+BURST, CAP = 30, 10.0
 """So many seconds, wherever they begin, count for no more than the factor: a bad half-minute of one pod does not decide
-a rollout, nor do two.  In the test for a catastrophe the factor is `GROSS_CAP`, for each tick."""
+a rollout, nor do two.  In the test for a catastrophe that holds for each tick."""
+
+FEW = 3
+"""So many failures more than stable's lead one to expect are the most that count of a `BURST`: bets on a small
+worsening forget slowly, and would add up the bursts of an hour."""
 
 TICK = 10
 """Seconds of one count."""
@@ -45,6 +50,7 @@ ALPHA = {"low": 0.001, "normal": 0.01, "high": 0.05}
 
 _LOGS = tuple(math.log(severity) for severity in SEVERITIES)
 _NOTHING = [0.0] * len(SEVERITIES)
+_GROSS = [math.log(CAP)] * len(SEVERITIES)
 _LOG_MOST = 700.0  # `exp` ends a little above
 _SHARES = {
     False: {"errors": 0.6, "guardrail": 0.2, "catastrophe": 0.2},
@@ -131,68 +137,85 @@ def relative(bad: int, requests: int, stable_bad: int, stable_requests: int, wor
     both = bad + stable_bad
     if not both or not requests or not stable_requests:
         return _NOTHING
-    return [
-        bad * won + both * lost for won, lost in zip(_LOGS, _expected(worse * requests, stable_requests), strict=True)
-    ]
+    return [bad * won + both * lost for won, lost in _expected(worse * requests, stable_requests)]
 
 
 @lru_cache(2)
-def _expected(ours: float, theirs: float) -> list[float]:
-    """What one bad request costs, whoever's it was; the same for all bounds of a block."""
-    return [math.log((ours + theirs) / (severity * ours + theirs)) for severity in SEVERITIES]
+def _expected(ours: float, theirs: float) -> list[tuple[float, float]]:
+    """What a bad request of canary wins, and one of whoever costs; the same for all bounds of a tick."""
+    return [
+        (won, math.log((ours + theirs) / (severity * ours + theirs)))
+        for won, severity in zip(_LOGS, SEVERITIES, strict=True)
+    ]
 
 
 def absolute(bad: int, requests: int, most: float) -> list[float]:
     """Log-evidence, by severity in odds, that canary's true share is above `most`: Wald's ratio for a binomial."""
-    good = requests - bad
-    return [bad * won + good * lost for won, lost in _table(most)]
+    return [bad * won - requests * lost for won, lost in _table(most)] if requests else _NOTHING
 
 
 @lru_cache(16)
 def _table(most: float) -> list[tuple[float, float]]:
-    odds = [(severity, 1 - most + most * severity) for severity in SEVERITIES]
     # Nothing is above everything.
-    return [(math.log(g / whole), -math.log(whole)) if most < 1 else (0.0, 0.0) for g, whole in odds]
+    return [(math.log(g), math.log(1 - most + most * g)) if most < 1 else (0.0, 0.0) for g in SEVERITIES]
+
+
+@lru_cache(256)
+def _most(usual: int) -> list[float]:
+    """What the bets may win in a burst, by how many failures of canary stable's lead one to expect meanwhile."""
+    return [min(math.log(CAP), (FEW + usual) * won) for won in _LOGS]
 
 
 class Meter:
     """The evidence on one service, tick by tick.
 
-    Log-evidence is kept by test and severity.  It never grows by more than the cap within `window` seconds, wherever
-    these begin: `min(L, cap)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
+    Log-evidence is kept by test and severity.  It never grows by more than `_most` within `window` seconds, wherever
+    these begin: `min(L, most)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
     """
 
-    cap = CAP
+    capped = True
 
     def __init__(self, gate: Gate, bounds: Sequence[float] = (), slo: int | None = None, window: float = 0) -> None:
         self.shares, self._slo, self._window = _SHARES[slo is not None], slo, max(BURST, window)
         self._compared = [(None, WORSE_ERRORS), *((bound, WORSE_LATENCY) for bound in range(len(bounds)))]
         self._limits = [(None, floor(gate), gate.error_rate)] + ([(slo, SLOW, SLOW)] if slo is not None else [])
-        self._logs = [_NOTHING] * (1 + len(self._compared) + 2 * len(self._limits))
-        self._past = deque([(-math.inf, self._logs)])
+        self._counted = [None, *(bound for bound, _ in self._compared), *(one[0] for one in self._limits for _ in "12")]
+        self._logs = [_NOTHING] * len(self._counted)
+        self._past = deque([(-math.inf, 0, self._logs)])
+        self._requests = 0
         self._stable = NONE
 
     def add(self, tick: Tick) -> bool:
         """Takes the next tick in.  True if the evidence may have risen."""
-        seen = []
         ours, theirs = tick.sum()
         self._stable = total([self._stable, theirs])
+        whole, fair = total([ours, tick.cold]) if tick.cold.requests else ours, self._fair(theirs, None, CATASTROPHE)
+        seen = [absolute(whole.failures, whole.requests, CATASTROPHE) if fair else _NOTHING]
         for bound, worse in self._compared:
             apart = [relative(c.bad(bound), c.requests, s.bad(bound), s.requests, worse) for c, s in tick.doors]
             seen.append(apart[0] if len(apart) == 1 else [sum(one) for one in zip(*apart, strict=True)])
         for bound, least, most in self._limits:
             bad, fair = ours.bad(bound), self._fair(theirs, bound, most)
             seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
-        whole, fair = total([ours, tick.cold]), self._fair(theirs, None, CATASTROPHE)
-        gross = absolute(whole.failures, whole.requests, CATASTROPHE) if fair else _NOTHING
+        self._requests += ours.requests
         while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
             self._past.popleft()
-        catastrophe, *logs = self._logs
-        before = self._past[0][1][1:]
-        own = _capped(catastrophe, gross, catastrophe, GROSS_CAP)
-        self._logs = [own, *(_capped(*one, self.cap) for one in zip(logs, seen, before, strict=True))]
-        self._past.append((tick.at, self._logs))
-        return any(max(one) > 0 for one in (gross, *seen))
+        _, requests, before = self._past[0]
+        rises, logs = False, []
+        for lane, (old, now) in enumerate(zip(self._logs, seen, strict=True)):
+            if now is _NOTHING:
+                logs.append(old)
+            elif now[0] <= 0:  # concave in log(severity), and 0 at 1: where the least gains nothing, none does
+                logs.append(list(map(add, old, now)))
+            else:
+                rises = True
+                usual = (self._requests - requests) * self._stable.share(self._counted[lane])
+                was, gain = (before[lane], _most(int(usual))) if lane else (old, _GROSS)
+                risen = zip(map(add, old, now), map(add, was, gain), strict=True)
+                logs.append([one if one < end or not self.capped else end for one, end in risen])
+        self._logs = logs
+        self._past.append((tick.at, self._requests, logs))
+        return rises
 
     def _fair(self, stable: Counts, bound: int | None, most: float) -> bool:
         """What stable suffers too, now or as a rule, is no fault of canary's."""
@@ -204,8 +227,7 @@ class Meter:
 
     def values(self) -> dict[str, float]:
         """Evidence by test.  Canary is fine if it is no worse than stable *or* below the floor: the lesser counts."""
-        each = [sum([math.exp(one if one < _LOG_MOST else _LOG_MOST) for one in logs]) for logs in self._logs]
-        catastrophe, errors, *rest = (one / len(SEVERITIES) for one in each)
+        catastrophe, errors, *rest = map(_mean, self._logs)
         at = len(self._compared) - 1
         found = {"errors": min(errors, rest[at]), "guardrail": rest[at + 1], "catastrophe": catastrophe}
         if self._slo is None:
@@ -213,17 +235,11 @@ class Meter:
         return found | {"latency": min(sum(rest[:at]) / at, rest[at + 2]), "latency guardrail": rest[at + 3]}
 
 
-def _capped(logs: list[float], seen: list[float], before: list[float], cap: float) -> list[float]:
-    """`logs` and what was seen since, but no more than the cap above what there was a window before."""
-    if seen is _NOTHING:
-        return logs
-    if max(seen) <= 0:
-        return [one + now for one, now in zip(logs, seen, strict=True)]
-    most = math.log(cap)
-    return [
-        sum_ if (sum_ := one + now) < was + most else was + most
-        for one, now, was in zip(logs, seen, before, strict=True)
-    ]
+def _mean(logs: list[float]) -> float:
+    try:
+        return sum(map(math.exp, logs)) / len(SEVERITIES)
+    except OverflowError:
+        return math.exp(_LOG_MOST)
 
 
 def interval(bad: int, requests: int) -> tuple[float, float]:

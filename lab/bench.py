@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from lab import bench_edge, load, namespace
+from lab import bench_edge, bench_judge, load, namespace
 from lab.parts import all_parts
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, api
@@ -180,7 +180,9 @@ def per_service(found: dict[str, dict[str, float]], size: int) -> float:
 
 
 def main() -> int:
-    """Runs everything and writes both files."""
+    """Runs everything and writes `docs/benchmarks.md`, and what it says as JSON."""
+    print("bench: decisions of the judge, in simulation", flush=True)
+    bench_judge.main()
     subprocess.run([sys.executable, "-m", "lab", "up"], cwd=ROOT, check=True)
     state = namespace.running()
     namespace.enter(state)
@@ -288,6 +290,7 @@ def _write(results: dict[str, object]) -> None:
     assert isinstance(parts, dict)
     lines.append("")
     lines += ["Parts: " + ", ".join(f"{name} ({what})" for name, what in parts.items()) + ".", ""]
+    lines += bench_judge.tables(json.loads((folder / "judge.json").read_text()))
     Path(ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines))
 
 

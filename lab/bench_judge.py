@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from random import Random
@@ -62,7 +62,7 @@ class Run:
     def __init__(self, world: World, seed: str) -> None:
         self.world, self._random = world, Random(seed)
         self._outage = self._random.uniform(0, len(LADDER) * STEP) if world.outage else math.inf
-        self._bursts: dict[int, list[float]] = {}
+        self._bursts = [(pod, begin) for pod in range(PODS) for begin in self._begins()] if world.burst else []
 
     def tick(self, at: float, weight: int, began: float, former: int) -> tuple[Counts, Counts]:
         """What both tracks serve in the 10 s after `at`; `former` was the weight before `began`."""
@@ -75,17 +75,18 @@ class Run:
         if world.cold and at < began + 30:
             bad[0] += 0.02 * (1 - round(PODS * former / 100) / pods)
         if world.burst:
-            fails = [self._failing(pod, at) for pod in range(PODS)]
-            bad[0] += 0.3 * sum(fails[:pods]) / pods
-            bad[1] += 0.3 * sum(fails[pods:]) / max(1, PODS - pods)
+            for pod, begin in self._bursts:
+                if begin < at + TICK and at < begin + world.burst:
+                    part = (min(at + TICK, begin + world.burst) - max(at, begin)) / TICK
+                    bad[pod >= pods] += 0.3 * part / (pods if pod < pods else PODS - pods)
         return self._counts(world.rate * share, bad[0]), self._counts(world.rate * (1 - share), bad[1])
 
-    def _failing(self, pod: int, at: float) -> float:
-        """The part of a tick in which a pod is in a burst."""
-        begins = self._bursts.setdefault(pod, [self._random.expovariate(1 / 3600) - self.world.burst])
-        while begins[-1] < at + TICK:
-            begins.append(begins[-1] + self.world.burst + self._random.expovariate(1 / 3600))
-        return sum(max(0.0, min(at + TICK, one + self.world.burst) - max(at, one)) for one in begins[-3:]) / TICK
+    def _begins(self) -> Iterator[float]:
+        """When a pod's bursts begin, as long as a rollout may take."""
+        begin = -float(self.world.burst)
+        while (begin := begin + self._random.expovariate(1 / 3600)) < LONGEST * len(LADDER):
+            yield begin
+            begin += self.world.burst
 
     def _counts(self, rate: float, bad: float) -> Counts:
         good, failed = self._poisson(rate * TICK * (1 - bad)), self._poisson(rate * TICK * bad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from core import timeline
 from core.bets import Evidence, sights
 from core.judge import Step, Verdict, clock, inconclusive, judge, percent
 from core.model import Settings
+from core.promql import Raw
 from core.timeline import Update
 from policies import weights
 from rollout.cli import Exit, Stop, common
@@ -88,23 +89,33 @@ def _crashed(cluster: Any, services: Iterable[str], stays: Sequence[timeline.Sta
         return f"canary's pods cannot be read, so nobody knows whether they crash: {error}"
 
 
-def table(settings: Settings, found: Verdict) -> list[str]:
-    """What each rung would notice within its hold, at the rate and with stable's failures of this rollout."""
-    lines: list[str] = []
-    for name, tally in found.tallies.items():
-        rate = (tally.canary.requests + tally.stable.requests) / max(1.0, found.seconds)
-        if not rate:
+def outlook(settings: Settings, names: Iterable[str], at: datetime, source: Prometheus | None = None) -> Iterator[str]:
+    """What each rung will notice within its hold, and a better first one, at the rate and failures of the last hour."""
+    source = source or Prometheus(settings.gate.prometheus)
+
+    def per_second(query: str) -> float:
+        return sum(samples[-1][1] for _, samples in source.ask(query, at.timestamp()))
+
+    rungs = [(rung.weight, rung.hold) for rung in settings.steps]
+    for name in names:
+        raw = Raw(settings, (name,), window=3600)
+        try:
+            stable = per_second(raw.requests("stable"))
+            rate, failing = stable + per_second(raw.requests("canary")), per_second(raw.failures("stable"))
+        except NoData as error:
+            yield f"what the rungs will notice is not known: {error}"
+            return
+        if not stable:
+            yield f"{name}: no requests to stable in the last hour: what the rungs will notice is not known"
             continue
-        rungs = [(rung.weight, rung.hold) for rung in settings.steps]
-        seen, better = sights(rate, tally.stable.share(), rungs, settings.gate)
-        lines.append(f"{name}, at {rate:.3g} requests per second, {percent(tally.stable.share())} of stable's failing:")
+        seen, better = sights(rate, failing / stable, rungs, settings.gate)
+        yield f"{name}, at {rate:.3g} requests per second, {percent(failing / stable)} of stable's failing:"
         for one in seen:
-            least = f"{one.smallest:.2g} times as bad" if one.smallest else "nothing"
+            least = f"{float(f'{one.smallest:.2g}'):g} times as bad" if one.smallest else "nothing"
             tenfold = clock(one.tenfold) if math.isfinite(one.tenfold) else "never"
-            lines.append(f"  {one.weight:3} %  notices {least} within {clock(one.hold)}; 10 times as bad in {tenfold}")
+            yield f"  {one.weight:3} %  notices {least} within {clock(one.hold)}; 10 times as bad in {tenfold}"
         if better:
-            lines.append(f"  the first rung is blind: {better} % would see 10 times as bad within maxHold")
-    return lines
+            yield f"  the first rung is blind: {better} % would see 10 times as bad within maxHold"
 
 
 @click.command
@@ -126,7 +137,8 @@ def command(stack: str | None, as_json: bool, moment: str | None) -> None:
     if as_json:
         click.echo(json.dumps({"at": at.isoformat(), **asdict(found)}, indent=1))
     else:
-        lines = [f"{found.kind.upper()}: {found.reason}", *found.notes, *table(settings, found)]
+        ahead = outlook(settings, found.tallies or settings.services, at)
+        lines = [f"{found.kind.upper()}: {found.reason}", *found.notes, *ahead]
         click.echo("\n".join([*lines, *(f"read: {query}" for query in found.queries)]))
     raise SystemExit(int(EXITS[found.kind]))
 

@@ -153,8 +153,10 @@ def crashes(client: Any, services: Iterable[str], since: datetime) -> str | None
 
 
 def _crash(pod: Mapping[str, Any], since: datetime) -> str | None:
-    for one in pod.get("status", {}).get("containerStatuses") or []:
-        ended = (one.get("lastState") or {}).get("terminated") or {}
+    known = pod.get("status", {}).get("containerStatuses") or []
+    for one, ended in ((one, (one.get(at) or {}).get("terminated")) for one in known for at in ("state", "lastState")):
+        if not ended:
+            continue
         finished = ended.get("finishedAt")
         moment = datetime.fromisoformat(str(finished).replace("Z", "+00:00")) if finished else None
         if moment and moment >= since and (ended.get("exitCode") or ended.get("reason") == "OOMKilled"):

@@ -55,6 +55,7 @@ class _Rollback:
     def __init__(self, site: Site, why: Why, say: Say) -> None:
         self.site, self.why, self.say = site, why, say
         self.rejected: list[str] = []
+        self.waited_for: set[str] = set()
         self.strategy = "istio"
 
     def run(self, without_backend: bool, reject: bool) -> None:
@@ -120,6 +121,9 @@ class _Rollback:
             while not holder.dead and time.monotonic() < until:
                 time.sleep(0.1)
         if not ours:
+            if str(error) not in self.waited_for:
+                self.waited_for.add(str(error))
+                self.say(f"{error}: waiting for it, and keeping the mesh halted")
             self.halt(str(error))
             time.sleep(TICK)
 

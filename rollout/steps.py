@@ -249,6 +249,7 @@ class Stepper:
         match action.kind:
             case "rollback":
                 rollback(self.site, Why(reason=action.text, by="judge", evidence=evidence), self.say)
+                self.say(f"rolled back at {view.weight} %: {action.text}")
                 self.agree("rollback", action.text, evidence)
                 return Exit.ROLLED_BACK
             case "rise" | "promote":
@@ -382,6 +383,8 @@ def start(
         file.set("halted", False)
     site.settings(file)
     text = ", ".join(f"{name} {image}" for name, image in wanted.items())
+    for line in judge.outlook(view.settings, wanted, view.at):
+        say(line)
     if dry_run:
         with site.tried(file) as path:
             say(f"would start {text} at {first} %: {site.engine.preview(config=path, policy_packs=packs)}")

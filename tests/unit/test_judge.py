@@ -113,7 +113,7 @@ def test_the_cap_keeps_bursts_of_a_pod_from_deciding(monkeypatch: pytest.MonkeyP
         return sum(ours(Run(world, f"burst {number}")).seconds is not None for number in range(runs))
 
     assert rolled_back() <= 0.03 * runs + 3 * math.sqrt(0.03 * 0.97 * runs)
-    monkeypatch.setattr(Meter, "cap", 1e9)
+    monkeypatch.setattr(Meter, "capped", False)
     assert rolled_back() > 0.2 * runs, "these bursts would not have decided anyway"
 
 
@@ -166,7 +166,7 @@ def test_without_failures_and_without_requests_there_is_no_evidence() -> None:
 
 
 def test_more_failures_of_canary_raise_it_and_more_of_stable_lower_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Meter, "cap", 1e9)
+    monkeypatch.setattr(Meter, "capped", False)
     raised = [worth(steady(Counts(50, bad), MANY, 3)) for bad in range(5)]
     lowered = [worth(steady(Counts(50, 1), Counts(950, bad), 3)) for bad in range(5)]
     assert all(before < after for before, after in pairwise(raised))
@@ -184,8 +184,20 @@ def test_the_cap_never_raises_it_and_no_half_minute_counts_for_more_wherever_it_
         assert own.values()["errors"] <= bets.CAP
         assert own.values()["guardrail"] <= bets.CAP
         with monkeypatch.context() as patch:
-            patch.setattr(Meter, "cap", 1e9)
+            patch.setattr(Meter, "capped", False)
             assert worth(ticks) > 1000 * worth(steady(GOOD, MANY, 3)), "the case shows nothing"
+
+
+def test_bursts_minutes_apart_are_not_added_up_by_the_bets_on_a_small_worsening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A quarter of 100 requests per second, 0.2 % of which fail, and every four minutes a pod of canary for ten seconds.
+    ticks = run(lambda n: Counts(250, n % 2 + 15 * (n % 24 == 23)), lambda n: Counts(750, 1 + n % 2), 120)
+    assert worth(ticks) < 2
+    monkeypatch.setattr(bets, "FEW", 99)
+    bets._most.cache_clear()
+    assert worth(ticks) > 100, "these bursts would not have decided anyway"
+    bets._most.cache_clear()
 
 
 def test_slower_requests_count_as_failures_do_at_each_bound() -> None:

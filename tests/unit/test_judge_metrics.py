@@ -20,7 +20,7 @@ from core.judge import Verdict
 from core.model import Settings
 from core.timeline import Update
 from rollout import metrics
-from rollout.judge import table, verdict
+from rollout.judge import outlook, verdict
 from rollout.metrics import Prometheus, crashes
 
 BEGAN = datetime(2026, 11, 2, 9, tzinfo=UTC)
@@ -150,8 +150,13 @@ def test_metrics_of_the_services_themselves_are_told_apart_by_pod() -> None:
         return labels | {"instance": f"{track}-{pod}:3000"}, rate
 
     good = own("stable", 50), own("stable", 45, pod="2"), own("canary", 5)
+    bad = (*good, own("canary", 2, "500"))
     assert judged(Store(*good).source(), metrics="app").kind == "advance"
-    assert judged(Store(*good, own("canary", 2, "500")).source(), metrics="app").kind == "rollback"
+    assert judged(Store(*bad).source(), metrics="app").kind == "rollback"
+    for counters, kind in ((good, "advance"), (bad, "rollback")):  # no mesh counts there
+        web = {"stable": {"image": "web:1"}, "canary": {"image": "web:2"}}
+        plain = settings(strategy="replicas", services={"web": web}, weight=0)
+        assert verdict(plain, updates(), NOW, source=Store(*counters).source()).kind == kind
 
 
 # Whatever happens to Prometheus holds.
@@ -305,15 +310,16 @@ def test_a_check_that_fails_holds_an_advance_and_only_at_its_moment() -> None:
         asked.append(str(request.url))
         return httpx.Response(503 if "sour" in str(request.url) else 204)
 
-    gate = {"checks": [{"url": "http://ok/sweet"}, {"url": "http://ok/sour", "at": "promote"}]}
-    for weight, kind in ((5, "advance"), (100, "hold")):
-        arms = HEALTHY if weight == 5 else (requests("canary", 100),)
+    urls = {"sour/start": "start", "sweet": "step", "sour": "promote"}
+    gate = {"checks": [{"url": f"http://ok/{name}", "at": moment} for name, moment in urls.items()]}
+    for weight, kind in ((0, "hold"), (5, "advance"), (100, "hold")):
+        arms = HEALTHY if weight < 100 else (requests("canary", 100),)
         found = verdict(
             settings(gate), updates(weight), NOW, source=Store(*arms).source(), transport=httpx.MockTransport(answer)
         )
         assert found.kind == kind, found
     assert found.reason == "check http://ok/sour answers 503; 2xx lets the rollout go on"
-    assert asked == ["http://ok/sweet", "http://ok/sour"]
+    assert asked == ["http://ok/sour/start", "http://ok/sweet", "http://ok/sour"]
     replay = verdict(settings(gate), updates(100), NOW, source=Store(requests("canary", 100)).source(), live=False)
     assert replay.kind == "advance", "nobody knows what a check said then"
 
@@ -321,8 +327,8 @@ def test_a_check_that_fails_holds_an_advance_and_only_at_its_moment() -> None:
 class Pods:
     """lightkube's client, of one pod."""
 
-    def __init__(self, ended: dict[str, Any]) -> None:
-        status = {"containerStatuses": [{"restartCount": 2, "lastState": {"terminated": ended} if ended else {}}]}
+    def __init__(self, ended: dict[str, Any], state: str = "lastState") -> None:
+        status = {"containerStatuses": [{"restartCount": 2, state: {"terminated": ended} if ended else {}}]}
         self._pod = {"metadata": {"name": "web-canary-1"}, "status": status}
 
     def list(self, _kind: Any, labels: Mapping[str, str]) -> Iterator[Any]:
@@ -349,13 +355,34 @@ class Pods:
     ids=["never", "before this canary", "as it was told to", "crashed", "killed for its memory"],
 )
 def test_a_canary_that_crashes_does_not_advance(ended: dict[str, Any], told: str | None) -> None:
-    assert crashes(Pods(ended), ["web"], BEGAN) == told
+    assert crashes(Pods(ended), ["web"], BEGAN) == crashes(Pods(ended, "state"), ["web"], BEGAN) == told
     found = verdict(settings(), updates(), NOW, source=Store(*HEALTHY).source(), cluster=Pods(ended))
     assert (found.kind, found.reason == told) == (("hold", True) if told else ("advance", False))
 
 
-def test_the_table_says_what_each_rung_notices() -> None:
-    found = judged(Store(*HEALTHY).source())
-    lines = table(settings(), found)
-    assert lines[0].startswith("web, at ")
-    assert [line.split()[:2] for line in lines[1:]] == [["5", "%"], ["50", "%"], ["100", "%"]]
+def test_before_the_start_each_rung_says_what_it_will_notice_from_what_stable_serves() -> None:
+    def told(rate: float, failing: float) -> list[str]:
+        def answer(request: httpx.Request) -> httpx.Response:
+            query = parse_qs(request.content.decode())["query"][0]
+            value = 0.0 if "canary" in query else failing if "5.." in query else rate
+            return Store.told([{"metric": {"service": "web"}, "value": [0, str(value)]}] if rate else [])
+
+        source = Prometheus("http://prometheus", httpx.MockTransport(answer))
+        return list(outlook(settings({"maxHold": "1h"}), ["web"], NOW, source))
+
+    lines = told(100, 0.1)
+    assert lines[0] == "web, at 100 requests per second, 0.1 % of stable's failing:"
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["5", "%", "notices"],
+        ["50", "%", "notices"],
+        ["100", "%", "notices"],
+    ]
+    blind = told(2, 0.002)
+    assert blind[1].startswith("    5 %  notices 120 times as bad within 5:00; 10 times as bad in 1:47:")
+    assert blind[-1].startswith("  the first rung is blind: ")
+    assert told(0, 0) == ["web: no requests to stable in the last hour: what the rungs will notice is not known"]
+    down = Prometheus("http://prometheus", httpx.MockTransport(lambda _: httpx.Response(500)))
+    (line,) = outlook(settings(), ["web"], NOW, down)
+    assert (
+        line == "what the rungs will notice is not known: Prometheus at http://prometheus answers HTTP 500: no result"
+    )
