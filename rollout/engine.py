@@ -253,12 +253,4 @@ def outputs(state: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def records(state: Sequence[Mapping[str, Any]]) -> dict[str, record.Record]:
     """What the last updates wrote, by service, as the program reads it of itself."""
-    kinds: dict[str, dict[str, Any]] = {"VirtualService": {}, "DestinationRule": {}, "Service": {}}
-    for one in state:
-        kind = str(one["type"]).rpartition(":")[2]
-        written = one.get("outputs") or {}
-        if kind in kinds and "metadata" in written:
-            kinds[kind][written["metadata"]["name"]] = written
-    routes, rules, services = kinds.values()
-    found = {name: record.read(applied, rules.get(name)) for name, applied in {**services, **routes}.items()}
-    return {name: entry for name, entry in found.items() if entry is not None}
+    return record.all_of((str(one["type"]), one.get("outputs") or {}) for one in state)
