@@ -243,7 +243,7 @@ def test_a_refused_write_of_the_store_fails_the_update_with_the_reason_and_runni
     rolling: Stack,
 ) -> None:
     rolling.edit(weight=50)
-    with load.Steady(url("EDGE"), 100, viewers=500) as steady:
+    with load.Steady(url("EDGE"), 50, viewers=500) as steady:
         for name, (fault, reason) in REFUSALS.items():
             aws.faults({"operation": "UpdateKeys", "times": 20, **fault})
             failed = rolling.up()
@@ -276,7 +276,7 @@ def test_a_refused_function_leaves_the_published_one_at_work_and_running_again_c
     beta = {"x-beta": "1"}
     rolling.service(rules=[*rules, {"name": "beta", "headers": beta}])
     viewer = next(one for one in VIEWERS if stamp(wanted(rolling), one, {}).arm == "blue")
-    with load.Steady(url("EDGE"), 100, viewers=500) as steady:
+    with load.Steady(url("EDGE"), 50, viewers=500) as steady:
         for operation, fault in refusals.items():
             aws.faults({"operation": operation, "times": 20, **fault})
             failed = rolling.up()
@@ -294,7 +294,7 @@ def test_a_refused_function_leaves_the_published_one_at_work_and_running_again_c
 def test_garbage_in_the_store_and_no_store_at_all_are_blue_and_the_next_update_mends_them(rolling: Stack) -> None:
     outputs = {one["urn"].rpartition("::")[2]: one.get("outputs", {}) for one in rolling.resources()}
     arn, function = outputs["edge-store"]["arn"], outputs["edge-viewer-request"]["name"]
-    with load.Steady(url("EDGE"), 100, viewers=500) as steady:
+    with load.Steady(url("EDGE"), 50, viewers=500) as steady:
         control(f"kvs.put_key(KvsARN={arn!r}, Key='green_percentage', Value='garbage', IfMatch=etag({arn!r}))")
         assert set(tracks(as_viewers(members(GREEN, 5) + VIEWERS[:200]))) == {"stable"}
         assert told()[-1] == "blue error "
@@ -342,7 +342,7 @@ def test_an_update_that_is_killed_between_mesh_and_edge_is_finished_by_the_next(
     words = ["pulumi", "up", "--yes", "--skip-preview", "--stack", "lab", "--config-file", str(rolling.file)]
     argv, environment = inside(words)
     aws.faults({"operation": "UpdateKeys", "times": 20, "seconds": 30, **REFUSALS["throttled"][0]})
-    with load.Steady(url("EDGE"), 100, viewers=500) as steady:
+    with load.Steady(url("EDGE"), 50, viewers=500) as steady:
         update = subprocess.Popen(
             argv,
             cwd=ROOT,
