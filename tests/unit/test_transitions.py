@@ -191,6 +191,10 @@ def test_a_rise_passes_in_the_second_its_hold_ends() -> None:
     assert refused(route(5, since=NOW - timedelta(seconds=300)), route(10)) == []
 
 
+def test_a_record_that_does_not_know_since_when_holds_nothing_up() -> None:
+    assert refused(route(5, since=None), route(10)) == []
+
+
 def test_where_the_record_lost_its_ladder_the_new_one_holds() -> None:
     assert "hold of 5" in refused(route(5, since=NOW, steps=()), route(10))[-1]
     assert refused(route(5, since=NOW, steps=()), route(10, steps=())) == [], "nor has the new one any"

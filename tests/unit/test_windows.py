@@ -80,6 +80,7 @@ def test_a_window_goes_by_the_clock_on_the_wall(text: str | None, moment: str, i
         ("Mon 9:00-16:00 Europe/Berlin", "such as Mon-Thu"),
         ("mon 09:00-16:00 Europe/Berlin", "such as Mon-Thu"),
         ("Mon-Xyz 09:00-16:00 Europe/Berlin", "such as Mon-Thu"),
+        ("Xyz-Mon 09:00-16:00 Europe/Berlin", "such as Mon-Thu"),
         ("Mon 09:00-16:00", "such as Mon-Thu"),
         (f"{OFFICE};", "such as Mon-Thu"),
         ("Mon 09:00-16:00 Europe/Bielefeld", "no time zone: Europe/Bielefeld"),
@@ -131,6 +132,7 @@ def test_the_refusal_names_the_first_minute_in_which_it_would_pass(
     text: str | None, now: str, freezes: list[Freeze], opening: str
 ) -> None:
     assert opens(text, now, *freezes) == f"allowed from {opening}"
+    assert windows.opens(text, freezes, at(now)) == at(opening) == windows.opens(text, freezes, at(opening))
     assert windows.obstacle(text, freezes, at(opening)) is None
     assert windows.obstacle(text, freezes, at(opening) - timedelta(seconds=1)) is not None
 
@@ -151,7 +153,9 @@ def test_a_window_is_named_as_it_is_written() -> None:
 
 
 def test_a_freeze_without_end_says_so() -> None:
-    assert opens(OFFICE, "2026-12-18T10:00Z", Freeze(date(2026, 1, 1), date.max, "sunset")) == "without end"
+    sunset = Freeze(date(2026, 1, 1), date.max, "sunset")
+    assert opens(OFFICE, "2026-12-18T10:00Z", sunset) == "without end"
+    assert windows.opens(OFFICE, [sunset], at("2026-12-18T10:00Z")) is None
 
 
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns", "UTC")
