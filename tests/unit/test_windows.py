@@ -45,6 +45,7 @@ def opens(text: str | None, now: str, *freezes: Freeze) -> str:
         ("Fri-Mon 09:00-10:00 UTC", "2026-11-24T09:00Z", False),
         ("Sat 09:00-10:00 UTC", "2026-11-21T09:30Z", True),
         ("Sat 09:00-10:00 UTC", "2026-11-22T09:30Z", False),
+        ("Mon 08:59-09:59 UTC", "2026-11-23T09:58Z", True),
         ("Mon 22:00-04:00 UTC", "2026-11-23T22:00Z", True),
         ("Mon 22:00-04:00 UTC", "2026-11-24T03:59Z", True),  # the night belongs to Monday
         ("Mon 22:00-04:00 UTC", "2026-11-24T04:00Z", False),
