@@ -25,7 +25,7 @@ def _weights(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
         odd = [share for share in given if not isinstance(share, int | float) or share != int(share)]
         problems = [f"weight {share!r} is no whole number" for share in odd]
         problems += [
-            f"weight {why}, got {share}" for share in given if not odd and (why := weights.weight_problem(share))
+            f"weight {why}, got {share:g}" for share in given if not odd and (why := weights.weight_problem(share))
         ]
         if not problems and given and (why := weights.sum_problem([*map(int, given)])):
             problems.append(why)
@@ -52,7 +52,7 @@ def _ladder(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
     steps = weights.ladder_from_text(thing.get("metadata", "annotations").get("canary/steps", ""))
     known, share = [step.weight for step in steps], shares(thing).get("canary", 0)
     if known and share not in (weights.LOWEST, *known):
-        yield f"weight {share} is none of {', '.join(map(str, known))}; the next rise goes to the step above it"
+        yield f"weight {share:g} is none of {', '.join(map(str, known))}; the next rise goes to the step above it"
 
 
 @rule("edge-follows-mesh", "The edge sends canary the same share as the mesh.", "KeyvaluestoreKeysExclusive")
@@ -63,7 +63,7 @@ def _edge(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
     for route in filter(shares, stack.of(VS) if found else ()):
         mesh, public = shares(route).get("canary", 0), set(route.spec.get("gateways") or []) - {"mesh"}
         if public and mesh != edge and route.get("metadata", "annotations").get("canary/canary", "some"):
-            text = f"{mesh} % at {'/'.join(route.place)} and {edge:g} % at the edge; write both in one update"
+            text = f"{mesh:g} % at {'/'.join(route.place)} and {edge:g} % at the edge; write both in one update"
             yield text if mesh else Mild(text)
 
 

@@ -114,7 +114,7 @@ def main(names: list[str]) -> int:
     """Prints the survivors and the figures; 1 where less than nine of ten are noticed."""
     os.chdir(ROOT)
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
-    hypothesis.settings.register_profile("few", max_examples=8, phases=phases, database=None, deadline=None)
+    hypothesis.settings.register_profile("few", max_examples=8, phases=phases, database=None)
     hypothesis.settings.load_profile("few")
     worst = 1.0
     for module in TESTS:

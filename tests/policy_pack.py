@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +41,13 @@ def named(name: str) -> StackValidationPolicy:
 
 
 def resource(kind: str, name: str, props: Json, needs: Iterable[str] = (), stack: str = "prod") -> PolicyResource:
-    """A resource of the type token `kind`; `needs` are names that it depends on, filled in by `said`."""
+    """A resource of the type token `kind`; `needs` are names that it depends on, filled in by `said`.
+
+    As from an engine, every number is a float.
+    """
     urn = f"urn:pulumi:{stack}::canary::{kind}::{name}"
-    found = PolicyResource(kind, unknown_checking_proxy(props), urn, name, None, None, None, [], {})  # type: ignore[arg-type]
+    told = unknown_checking_proxy(json.loads(json.dumps(props), parse_int=float))
+    found = PolicyResource(kind, told, urn, name, None, None, None, [], {})  # type: ignore[arg-type]
     found.dependencies = list(needs)  # type: ignore[arg-type]
     return found
 

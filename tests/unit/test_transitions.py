@@ -191,6 +191,10 @@ def test_a_rise_passes_in_the_second_its_hold_ends() -> None:
     assert refused(route(5, since=NOW - timedelta(seconds=300)), route(10)) == []
 
 
+def test_a_record_that_does_not_know_since_when_holds_nothing_up() -> None:
+    assert refused(route(5, since=None), route(10)) == []
+
+
 def test_where_the_record_lost_its_ladder_the_new_one_holds() -> None:
     assert "hold of 5" in refused(route(5, since=NOW, steps=()), route(10))[-1]
     assert refused(route(5, since=NOW, steps=()), route(10, steps=())) == [], "nor has the new one any"
@@ -328,10 +332,12 @@ def test_the_stay_is_counted_from_the_first_write_of_the_share() -> None:
     assert weights.since(route(5), route(10), NOW) == NOW
     assert weights.since(route(5), route(5, canary="v3"), NOW) == NOW
     assert weights.since(None, route(5), NOW) == NOW
+    assert weights.since(route(5, since=None), route(5), NOW) == NOW
 
 
 def test_after_promotion_the_way_back_is_known_and_after_the_way_back_there_is_none() -> None:
     promoted = route(0, stable="v2", canary=None)
+    assert weights.former(None, promoted) is None
     assert weights.former(route(100), promoted) == "v1"
     there = replace(promoted, former="v1")
     assert weights.former(there, there) == "v1"

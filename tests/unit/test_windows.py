@@ -45,6 +45,7 @@ def opens(text: str | None, now: str, *freezes: Freeze) -> str:
         ("Fri-Mon 09:00-10:00 UTC", "2026-11-24T09:00Z", False),
         ("Sat 09:00-10:00 UTC", "2026-11-21T09:30Z", True),
         ("Sat 09:00-10:00 UTC", "2026-11-22T09:30Z", False),
+        ("Mon 08:59-09:59 UTC", "2026-11-23T09:58Z", True),
         ("Mon 22:00-04:00 UTC", "2026-11-23T22:00Z", True),
         ("Mon 22:00-04:00 UTC", "2026-11-24T03:59Z", True),  # the night belongs to Monday
         ("Mon 22:00-04:00 UTC", "2026-11-24T04:00Z", False),
@@ -80,6 +81,7 @@ def test_a_window_goes_by_the_clock_on_the_wall(text: str | None, moment: str, i
         ("Mon 9:00-16:00 Europe/Berlin", "such as Mon-Thu"),
         ("mon 09:00-16:00 Europe/Berlin", "such as Mon-Thu"),
         ("Mon-Xyz 09:00-16:00 Europe/Berlin", "such as Mon-Thu"),
+        ("Xyz-Mon 09:00-16:00 Europe/Berlin", "such as Mon-Thu"),
         ("Mon 09:00-16:00", "such as Mon-Thu"),
         (f"{OFFICE};", "such as Mon-Thu"),
         ("Mon 09:00-16:00 Europe/Bielefeld", "no time zone: Europe/Bielefeld"),
@@ -131,6 +133,7 @@ def test_the_refusal_names_the_first_minute_in_which_it_would_pass(
     text: str | None, now: str, freezes: list[Freeze], opening: str
 ) -> None:
     assert opens(text, now, *freezes) == f"allowed from {opening}"
+    assert windows.opens(text, freezes, at(now)) == at(opening) == windows.opens(text, freezes, at(opening))
     assert windows.obstacle(text, freezes, at(opening)) is None
     assert windows.obstacle(text, freezes, at(opening) - timedelta(seconds=1)) is not None
 
@@ -151,8 +154,10 @@ def test_a_window_is_named_as_it_is_written() -> None:
 
 
 def test_a_freeze_without_end_says_so() -> None:
-    assert opens(OFFICE, "2026-12-18T10:00Z", Freeze(date(2026, 1, 1), date.max, "sunset")) == "without end"
-    assert opens(OFFICE, "2026-12-18T10:00Z", Freeze(date(2026, 1, 1), date(9999, 12, 30), "sunset")) == "without end"
+    for last in (date.max, date(9999, 12, 30)):
+        sunset = Freeze(date(2026, 1, 1), last, "sunset")
+        assert opens(OFFICE, "2026-12-18T10:00Z", sunset) == "without end"
+        assert windows.opens(OFFICE, [sunset], at("2026-12-18T10:00Z")) is None
 
 
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns", "UTC")

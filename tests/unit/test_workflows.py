@@ -96,6 +96,14 @@ def test_no_value_is_pasted_into_a_script_and_secrets_go_by_the_environment() ->
     assert [script for script in scripts if "${{" in script] == []
 
 
+def test_policies_refuse_before_anything_is_written_and_their_packages_are_there() -> None:
+    scripts = [step["run"] for _, step in _steps() if "run" in step]
+    updates = [script for script in scripts if "pulumi up" in script]
+    assert len(updates) == 2
+    assert [script for script in updates if "--policy-pack" not in script or "--skip-preview" in script] == []
+    assert any("ln -s ../.venv policies/.venv" in script for script in scripts)
+
+
 def test_only_production_is_owned_by_those_who_may_raise_it() -> None:
     owners = dict(
         line.split(maxsplit=1)
