@@ -144,4 +144,6 @@ def _config(loader: Any, context: str | None, kubeconfig: str | None) -> Any:
 def _is_ready(deployment: Mapping[str, Any]) -> bool:
     status, spec = deployment.get("status", {}), deployment["spec"]
     current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-    return bool(current and status.get("availableReplicas", 0) >= spec.get("replicas", 1))
+    # Pods of an earlier template are available too, while those of this one do not get ready.
+    serving = min(status.get("availableReplicas", 0), status.get("updatedReplicas", 0))
+    return bool(current and serving >= spec.get("replicas", 1))

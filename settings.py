@@ -10,8 +10,6 @@ from pulumi.runtime import config as runtime_config
 from core import checks
 from core.model import Settings
 
-raw = checks.raw  # the same form, for whoever has a configuration in hand
-
 
 def load(now: datetime) -> Settings:
     """Settings of the selected stack, as they are in force at `now`; warnings go to the update's diagnostics.

@@ -17,13 +17,6 @@ from core.model import Settings
 from live import Live
 from policies import weights
 
-RECORDING = (
-    "kubernetes:networking.istio.io/v1:VirtualService",
-    "kubernetes:networking.istio.io/v1:DestinationRule",
-    "kubernetes:core/v1:Service",
-)
-"""What carries the record: the route, and its rule; without a mesh the Service."""
-
 
 def recorded() -> dict[str, record.Record]:
     """What the last updates of this stack wrote, by service.  Empty on the first one."""
@@ -33,18 +26,8 @@ def recorded() -> dict[str, record.Record]:
     registered = pulumi.runtime.get_root_resource()
     name = registered.urn.apply(lambda _: stack) if registered else stack
     answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name}).value
-    inputs: dict[str, dict[str, Any]] = {kind: {} for kind in RECORDING}
-    for state in ((answer or {}).get("outputs") or {}).values():
-        kind = str(state.get("type"))
-        if kind in inputs:
-            # Not the inputs: after a write that failed those hold what was refused, not what serves.
-            inputs[kind][state["outputs"]["metadata"]["name"]] = state["outputs"]
-    found = {}
-    routes, rules, services = (inputs[kind] for kind in RECORDING)
-    for service, applied in {**services, **routes}.items():
-        if entry := record.read(applied, rules.get(service)):
-            found[service] = entry
-    return found
+    states = ((answer or {}).get("outputs") or {}).values()
+    return record.all_of((str(one.get("type")), one.get("outputs") or {}) for one in states)
 
 
 def decide(settings: Settings, before: Mapping[str, record.Record], live: Live, now: datetime) -> plan.Transition:

@@ -9,11 +9,15 @@ from itertools import pairwise
 from typing import Any
 
 from core import promql
+from core.bets import CATASTROPHE
 from core.model import Settings
 from core.promql import MIN_FAILURES, MIN_REQUESTS, Raw, Recorded, at_least
 
-HOLD = "2m"
-"""How long canary may be worse than the gate allows."""
+HOLD, GROSS_HOLD = "2m", "30s"
+"""How long canary may be worse than the gate allows, and how long it alone may be broken."""
+
+OF_FAILURES = ("CanaryHighErrorRate", "CanaryWorseThanStable", "CanaryBroken")
+"""Alerts that say that requests to canary failed."""
 
 TOKEN_SECRET, TOKEN_KEY = "canary-webhook", "token"
 TOKEN_FILE = f"/etc/alertmanager/secrets/{TOKEN_SECRET}/{TOKEN_KEY}"
@@ -38,7 +42,7 @@ def rules(settings: Settings, stack: str) -> dict[str, Any]:
 
 
 def _alert(settings: Settings, stack: str, name: str, expr: str, text: str, hold: str = HOLD) -> dict[str, Any]:
-    severity = {"severity": "critical" if hold == HOLD else "warning"}
+    severity = {"severity": "critical" if hold in (HOLD, GROSS_HOLD) else "warning"}
     summary = f"{name}: {{{{ $labels.service }}}} of stack {stack}"
     about = {"summary": summary, "description": text.replace("SERVICE", "{{ $labels.service }}")}
     own = labels(settings, stack) | severity
@@ -71,7 +75,14 @@ def _alerts(settings: Settings, stack: str) -> list[dict[str, Any]]:
             f" and max by (service) (max_over_time({requests}[30m])) > 0",
             f"{value} of the requests to SERVICE that may be canary's find no endpoint.",
         )
-    return [_alert(settings, stack, name, *what) for name, what in found.items()]
+    gross = f"{max(gate.error_rate, CATASTROPHE):.12g}"
+    broken = (  # what stable suffers too is not canary's fault
+        f"{promql.error_share(of)} > {gross} and {at_least(failures, MIN_FAILURES)}"
+        f" unless on (service) ({promql.error_share(of, 'stable')} > {limit})",
+        f"{value} of canary's requests to SERVICE fail, and stable's do not: it is broken.",
+    )
+    own = [_alert(settings, stack, name, *what) for name, what in found.items()]
+    return [*own, _alert(settings, stack, "CanaryBroken", *broken, GROSS_HOLD)]
 
 
 def _stale(settings: Settings, stack: str) -> dict[str, Any]:

@@ -127,7 +127,9 @@ def _remove(data: dict[str, Any], path: Sequence[str | int]) -> bool:
     at: Any = data
     for part in path[:-1]:
         at = at.get(part, {})
-    return at.pop(path[-1], None) is not None
+    there = path[-1] in at
+    at.pop(path[-1], None)  # it may be there and hold nothing
+    return there
 
 
 def _from_pydantic(data: Mapping[str, Any], error: Any) -> Problem:
@@ -145,6 +147,8 @@ def _from_pydantic(data: Mapping[str, Any], error: Any) -> Problem:
         near = difflib.get_close_matches(str(path[-1]), known, 1)
         text = f"is no known key; {f'did you mean {near[0]}?' if near else 'known here: ' + ', '.join(known)}"
         text = conflicts.SILENT.get(str(path[-1]), text)
+        if len(path) == 1 and isinstance(value, str):
+            value = "(not shown)"  # it may be secret: a misspelt originSecret is
     elif kind == "missing":
         value, text = None, "is missing; add it"
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 from core import routes, specs, split
 from core.model import Settings
+from policies.facts import resolved
 
 Object = Mapping[str, Any]
 
@@ -63,7 +64,7 @@ def found(name: str, settings: Settings, around: Around) -> Iterator[str]:
     public = set(settings.services[name].hosts)
     for other in around.routes:
         place, spec = _place(other), other.get("spec") or {}
-        hosts = {_resolved(one, place[0]) for one in spec.get("hosts") or []}
+        hosts = {resolved(one, place[0]) for one in spec.get("hosts") or []}
         doors = set(spec.get("gateways") or ["mesh"])
         taken = sorted((hosts & public if doors - {"mesh"} else set()) | (hosts & {host} if place[0] == own else set()))
         if place != (own, name) and taken:
@@ -71,7 +72,7 @@ def found(name: str, settings: Settings, around: Around) -> Iterator[str]:
     for other in around.rules:
         place = _place(other)
         near = place[0] in (own, routes.INGRESS_NAMESPACE) and place != (own, name)
-        if near and _resolved((other.get("spec") or {}).get("host", ""), place[0]) == host:
+        if near and resolved((other.get("spec") or {}).get("host", ""), place[0]) == host:
             yield f"DestinationRule {'/'.join(place)} also names {host}, and its subsets may win; delete it"
     for other in around.parents:
         place = _place(other)
@@ -104,7 +105,3 @@ def _labels(item: Object) -> Mapping[str, str]:
 
 def _place(item: Object) -> tuple[str, str]:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
-
-
-def _resolved(host: str, namespace: str) -> str:
-    return host if "." in host or host.startswith("*") else f"{host}.{namespace}.svc.cluster.local"

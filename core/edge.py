@@ -97,8 +97,8 @@ def opened(name: str, settings: Settings, recorded: frozenset[str] = frozenset()
     """What the edge opens to canary of a service beside the weight: green networks, and headers that it trusts."""
     if not _leads_to_canary(name, settings) or settings.edge is None:
         return frozenset()
-    used = used_headers(settings)
-    headers = {f"trusted {header}" for header in trusted(settings, settings.edge) if "canary" in used[header]}
+    used, names = used_headers(settings), map(str.lower, settings.edge.trust_headers)
+    headers = {f"trusted {header}" for header in names if "canary" in used.get(header, ())}
     return cidrs.tokens("green", settings.edge.green_cidrs, recorded) | headers
 
 
@@ -129,13 +129,14 @@ def problems(settings: Settings, edge: Edge) -> Iterator[_Line]:
         if alias not in settings.public_hosts:
             text = "is a host of no service, so nobody would answer; add it to services.<name>.hosts, or drop it"
             yield ("edge", "aliases", index), alias, text
+    believed = set(trusted(settings, edge))
     for name, service in settings.services.items():
         for index, host in enumerate(service.hosts):
             if edge.require_secret and host not in edge.aliases:
                 text = "is not in edge.aliases, and the gateway turns away whatever comes past the edge; add it there"
                 yield ("services", name, "hosts", index), host, text
         for index, rule in enumerate(service.rules if service.hosts else ()):
-            for header in sorted(UNREMOVABLE & set(map(str.lower, rule.headers)) - set(trusted(settings, edge))):
+            for header in sorted(UNREMOVABLE & set(map(str.lower, rule.headers)) - believed):
                 text = "cannot be taken from viewers by the edge; add it to edge.trustHeaders, or choose another header"
                 yield ("services", name, "rules", index, "headers"), header, text
     if (count := len(_key_headers(settings, edge))) > MOST_KEY_HEADERS:

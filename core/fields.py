@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Annotated
 
@@ -64,8 +65,8 @@ def _image(value: str) -> str:
 
 def _moment(value: object) -> object:
     """Dates work quoted or not: YAML makes dates of the bare ones."""
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
+    with suppress(ValueError):
+        value = datetime.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(value, datetime):
         raise ValueError("must be a time such as 2026-12-18T09:00:00Z")
     return value if value.tzinfo else value.replace(tzinfo=UTC)
@@ -73,8 +74,8 @@ def _moment(value: object) -> object:
 
 def _day(value: object) -> object:
     """Calendar days, quoted or not."""
-    if isinstance(value, str):
-        value = date.fromisoformat(value)
+    with suppress(ValueError):
+        value = date.fromisoformat(value) if isinstance(value, str) else value
     if isinstance(value, datetime):
         value = value.date()
     if not isinstance(value, date):

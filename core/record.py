@@ -7,7 +7,7 @@ cluster.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,13 @@ from policies import weights
 PREFIX = "canary/"
 REPAIRS = f"{PREFIX}repairs"
 RESTORED = f"{PREFIX}restored"
+
+RECORDING = (
+    "kubernetes:networking.istio.io/v1:VirtualService",
+    "kubernetes:networking.istio.io/v1:DestinationRule",
+    "kubernetes:core/v1:Service",
+)
+"""What carries the record: the route, and its rule; without a mesh the Service."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,20 @@ def read(virtual_service: Mapping[str, Any], destination_rule: Mapping[str, Any]
         _written(virtual_service),
         rule,
     )
+
+
+def all_of(states: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Record]:
+    """The records of a stack by service, from its resources' types and outputs.
+
+    Not from inputs: after a write that failed those hold what was refused, not what serves.
+    """
+    kinds: dict[str, dict[str, Any]] = {kind: {} for kind in RECORDING}
+    for kind, outputs in states:
+        if kind in kinds and "metadata" in outputs:
+            kinds[kind][outputs["metadata"]["name"]] = outputs
+    routes, rules, services = kinds.values()
+    found = {name: read(applied, rules.get(name)) for name, applied in {**services, **routes}.items()}
+    return {name: entry for name, entry in found.items() if entry is not None}
 
 
 def adopted(entry: Record, notes: Mapping[str, str]) -> Record:

@@ -20,7 +20,7 @@ _PAUSED = {"install-cni", "pause"}
 _FLAGGER = {"flagger", "flagger-loadtester"}
 SAMPLES = {"sample-web": "lab.sample_app", "sample-grpc": "lab.sample_grpc"}
 _VERSION = r"v?\d+(\.\d+)*"
-_SAMPLE_TAG = re.compile(rf"{_VERSION}(-(slow|fail\d{{0,2}}|crash|unready))*")
+_SAMPLE_TAG = re.compile(rf"{_VERSION}(-(slow|fail\d{{0,2}}|above\d+|crash|unready))*")
 _PASSED_ON = re.compile("PATH|HOME|LANG|LC_.*|TMPDIR|KUBECONFIG|VIRTUAL_ENV|LAB_PARTS|LAB_STANDINS|CANARY_CACHE")
 # Istio's images: their role where Istio's own programs are found, and the stand-in otherwise.
 _MESH = {

@@ -244,9 +244,8 @@ def main(args: argparse.Namespace) -> int:
     headers = ({} if args.no_origin_secret else _of_the_edge(args.url, state)) | _headers(args.header)
     each = [json.loads(line) for line in args.each.read_text().splitlines()] if args.each else [{}]
     each = [{edge.VIEWER: address} for address in viewers(args.viewers)] if args.viewers else each
-    client: AnyClient = Client(args.url, headers, args.trust, each)
-    if args.url.startswith("grpc://"):
-        client = GrpcClient(args.url, headers)
+    grpc = args.url.startswith("grpc://")
+    client: AnyClient = GrpcClient(args.url, headers) if grpc else Client(args.url, headers, args.trust, each)
     answers: list[Answer] = []
     log = args.log.open("a", buffering=1) if args.log else None
 

@@ -1,7 +1,7 @@
 """The process of the image `sample-web`: a small HTTP/1.1 server that says which version and pod served.
 
-The tag chooses how it behaves (`2.0`, `2.0-slow`, `2.0-fail5`, `2.0-crash`, `2.0-unready`), and so do variables;
-lab/README.md lists both.
+The tag chooses how it behaves (`2.0`, `2.0-slow`, `2.0-fail5`, `2.0-above35`, `2.0-crash`, `2.0-unready`), and so do
+variables; lab/README.md lists both.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Behaviour:
     slow_ms: float
     fail_percent: float
     fail_above_rps: float
+    fail_file: str
     crash_after: float | None
     crash_file: str
     unready: bool
@@ -42,11 +43,13 @@ class Behaviour:
     def of(cls, tag: str, env: Mapping[str, str]) -> Behaviour:
         variants = tag.split("-")[1:]
         fails = [float(match[1] or 50) for word in variants if (match := re.fullmatch(r"fail(\d*)", word))]
+        above = [match[1] for word in variants if (match := re.fullmatch(r"above(\d+)", word))]
         crash = env.get("CRASH_AFTER") or ("3" if "crash" in variants else "")
         return cls(
             slow_ms=float(env.get("SLOW_MS") or (300 if "slow" in variants else 0)),
             fail_percent=float(env.get("FAIL_PERCENT") or (fails[0] if fails else 0)),
-            fail_above_rps=float(env.get("FAIL_ABOVE_RPS") or "inf"),
+            fail_above_rps=float(env.get("FAIL_ABOVE_RPS") or (above[0] if above else "inf")),
+            fail_file=env.get("FAIL_IF_FILE", ""),
             crash_after=float(crash) if crash else None,
             crash_file=env.get("CRASH_IF_FILE", ""),
             unready="unready" in variants,
@@ -126,6 +129,8 @@ class App:
         if second != self._second:
             self._second, self._in_second = second, 0
         self._in_second += 1
+        if self.behaviour.fail_file and Path(self.behaviour.fail_file).exists():
+            return True
         return self._in_second > self.behaviour.fail_above_rps or random.random() * 100 < self.behaviour.fail_percent
 
     def count(self, status: int, seconds: float) -> None:

@@ -43,6 +43,8 @@ from lab.toolchain import (
 REQUIREMENTS = ROOT / "requirements.txt"
 CHECKS = {"njs"}
 """Debian packages without which `make check` would leave tests out; unpacked into the cache: nobody has to be root."""
+BROWSER = {"chromium"}
+"""Half a minute and 300 MB for one test class, so only on demand."""
 # Hashes of the lock only, wheels only (nothing is compiled by surprise), and byte code at first import,
 # because compiling pulumi_aws whole takes longer than installing everything.
 PIP_INSTALL = (
@@ -115,19 +117,19 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def missing_debian(checks: bool) -> list[DebianPackage]:
+def missing_debian(checks: bool, browser: bool) -> list[DebianPackage]:
     """Of all, or of those that `make check` has a use for."""
-    wanted = (package for package in DEBIAN if package.name in CHECKS or not checks)
+    wanted = (one for one in DEBIAN if (browser if one.name in BROWSER else one.name in CHECKS or not checks))
     return [package for package in wanted if any(parts.find(name) is None for name in package.provides)]
 
 
-def debian_packages(runner: Runner, checks: bool) -> list[str]:
+def debian_packages(runner: Runner, checks: bool, browser: bool) -> list[str]:
     """Gets what is missing; returns a line for each one that cannot be had: what does not work without it."""
     warnings: list[str] = []
-    if not missing_debian(checks):
+    if not missing_debian(checks, browser):
         return warnings
     with runner.progress.task("debian", "looking for packages") as say, runner.locked("apt", say) as lock:
-        for package in missing_debian(checks):
+        for package in missing_debian(checks, browser):
             say(package.name)
             try:
                 debian_package(runner, package, lock)
@@ -275,7 +277,7 @@ def module_directory(runner: Runner, go: Path, tool: GoTool, module: str, lock: 
 # --- all of it ----------------------------------------------------------------------------------------------
 
 
-def set_up(python_only: bool, flagger: bool = False) -> list[str]:
+def set_up(python_only: bool, flagger: bool = False, browser: bool = False) -> list[str]:
     """Does what is missing, side by side; returns warnings. Every failure is reported, not just the first."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with Progress() as progress, ThreadPoolExecutor(4) as pool:
@@ -286,7 +288,7 @@ def set_up(python_only: bool, flagger: bool = False) -> list[str]:
 
         previous = signal.signal(signal.SIGTERM, on_signal)
         jobs: list[Future[None]] = [pool.submit(python_packages, runner)]
-        debian = pool.submit(debian_packages, runner, python_only)
+        debian = pool.submit(debian_packages, runner, python_only, browser)
         if not python_only:
             jobs.append(pool.submit(ministack, runner))
             if tools := missing_go_tools(flagger):
@@ -315,10 +317,11 @@ def main() -> int:
         "--python-only", action="store_true", help="only what `make check` needs: Python packages and njs"
     )
     parser.add_argument("--flagger", action="store_true", help="Flagger and its load tester too")
+    parser.add_argument("--browser", action="store_true", help="Chromium too, for the tests of the evidence page")
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        warnings = set_up(arguments.python_only, arguments.flagger)
+        warnings = set_up(arguments.python_only, arguments.flagger, arguments.browser)
     except SetupError as problem:
         print(f"lab: set-up: {problem}", file=sys.stderr)
         return 1

@@ -168,6 +168,12 @@ DEBIAN = (
         without="the lab has no edge",
     ),
     DebianPackage(
+        "chromium",
+        {"chromium": "usr/bin/chromium"},
+        unpack=False,
+        without="the evidence page is not looked at in a browser: those tests are skipped",
+    ),
+    DebianPackage(
         "iproute2",
         {"ip": "sbin/ip"},
         unpack=False,

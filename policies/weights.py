@@ -181,7 +181,7 @@ def reach(old: Route | None, new: Route) -> int:
 
 def promotes(old: Route | None, new: Route) -> bool:
     """True when stable takes over what canary runs."""
-    return old is not None and old.canary is not None and old.stable != new.stable == old.canary
+    return old is not None and old.stable != new.stable == old.canary
 
 
 def _goes_back(old: Route | None, new: Route) -> bool:
@@ -221,7 +221,7 @@ def refusals(
     highest = max(next_rung(new.steps, before), reach(old, new))
     if new.weight > max(before, highest):
         found.append(f"{what} skips a rung of canary:steps; set canary:weight to {highest} first")
-    if old is not None and (wait := _held_until(old, new, now)):
+    if wait := _held_until(old, new, now):
         found.append(f"{what} comes before the hold of {before} has passed; allowed from {wait}")
     return found
 
@@ -242,7 +242,7 @@ def held_until(old: Route | None, new: Route) -> datetime | None:
     return old.since + timedelta(seconds=hold_of(old.steps or new.steps, old.weight))
 
 
-def _held_until(old: Route, new: Route, now: datetime) -> str | None:
+def _held_until(old: Route | None, new: Route, now: datetime) -> str | None:
     earliest = held_until(old, new)
     return stamp(earliest) if earliest is not None and now < earliest else None
 

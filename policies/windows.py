@@ -120,12 +120,13 @@ def _opening(text: str | None, freezes: Sequence[Freeze], now: datetime, zone: t
     """
     windows = parse(text) if text is not None else ()
     moment = now.astimezone(UTC).replace(second=0, microsecond=0) + _MINUTE
-    while True:
+    while moment.year < date.max.year:
         if freeze := _frozen(freezes, moment, zone):
-            if freeze.last == date.max:
+            if freeze.last.year == date.max.year:
                 return None
             moment = datetime.combine(freeze.last + timedelta(days=1), time(), zone).astimezone(UTC)
         elif not windows or any(window.contains(moment) for window in windows):
             return moment
         else:
             moment += _MINUTE
+    return None

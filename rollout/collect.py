@@ -44,7 +44,7 @@ def collect(
     end = min(now, (run[-1].ended or run[-1].began) + AFTER) if over else now
     moments = _moments(run, run[-1].began if over else end)
     told = [(at, verdict(settings, updates, at, source=source, live=False)) for at in moments]
-    curve = max((one.curve for _, one in told), key=len, default=())
+    curve = sorted({moment: value for _, one in told for moment, value in one.curve}.items())
     series, window = _series(promql.Raw(settings, tuple(names)), run[0].began, end, curve, source)
     return replace(
         page,
@@ -109,7 +109,8 @@ def _series(
         hits, misses = (round((one.requests or 0) * of.window / step) for one in (canary, stable))
         low, high = split.interval(hits, hits + misses) if hits + misses else (None, None)
         place = bisect(times, at)
-        known = place and at - times[place - 1] <= max(2 * step, of.window)
+        # The curve has the moments at which the evidence moved, and the last one of each look.
+        known = place > 0 and at - times[-1] <= max(2 * step, of.window)
         points.append(
             Point(
                 at=datetime.fromtimestamp(at, UTC),

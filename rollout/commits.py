@@ -33,7 +33,8 @@ def _run(folder: Path, *words: str) -> str:
         raise GitError(f"{words[0]} {words[1]}: {error}") from error
     if done.returncode:
         told = (done.stderr or done.stdout).strip().splitlines()
-        raise GitError(f"{words[0]} {words[1]}: {next((one for one in reversed(told) if 'error' in one), told[-1:])}")
+        why = next((one for one in reversed(told) if "error" in one), told[-1] if told else "failed")
+        raise GitError(f"{words[0]} {words[1]}: {why}")
     return done.stdout.strip()
 
 

@@ -21,6 +21,9 @@ from pulumi import automation as auto
 from core import record
 from rollout.cli import Exit, Stop
 
+LIMIT = 60.0
+"""Seconds that the backend may take to be read; updates take as long as they take."""
+
 MARK = "ROLLOUT_STACK"
 """Environment variable of every engine process that this command starts: by it an update is known as ours."""
 
@@ -109,7 +112,11 @@ class _Command(auto.PulumiCommand):
         )
         self.live, self.interrupted = process, False
         try:
-            out, err = process.communicate()
+            out, err = process.communicate(timeout=None if args[0] in ("up", "preview") else LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise TimeoutError(f"no answer to `pulumi {' '.join(args[:2])}` within {LIMIT:g} s") from None
         finally:
             self.live = None
         result = auto.CommandResult(stdout=out, stderr=err, code=process.returncode)
@@ -246,12 +253,4 @@ def outputs(state: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def records(state: Sequence[Mapping[str, Any]]) -> dict[str, record.Record]:
     """What the last updates wrote, by service, as the program reads it of itself."""
-    kinds: dict[str, dict[str, Any]] = {"VirtualService": {}, "DestinationRule": {}, "Service": {}}
-    for one in state:
-        kind = str(one["type"]).rpartition(":")[2]
-        written = one.get("outputs") or {}
-        if kind in kinds and "metadata" in written:
-            kinds[kind][written["metadata"]["name"]] = written
-    routes, rules, services = kinds.values()
-    found = {name: record.read(applied, rules.get(name)) for name, applied in {**services, **routes}.items()}
-    return {name: entry for name, entry in found.items() if entry is not None}
+    return record.all_of((str(one["type"]), one.get("outputs") or {}) for one in state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import click
 from core import checks
 from core.timeline import Update
 from policies import weights
+from rollout import stackfile
 from rollout.cli import Exit, Stop, common
 from rollout.engine import Engine
 from rollout.site import PROJECT, Site, now
@@ -27,7 +29,11 @@ _WORD = "Rollout-"
 
 def message(verdict: str, reason: str, **more: object) -> str:
     """What an update is told with: a line for people, then trailers as Git has them, which `said` reads."""
-    more["who"] = f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    more["who"] = f"{user}@{socket.gethostname()}"
     words = {"verdict": verdict, "reason": reason, **{key: value for key, value in more.items() if value is not None}}
     lines = [f"{_WORD}{key.capitalize()}: {' '.join(str(value).split())}" for key, value in words.items()]
     return "\n".join([f"rollout: {verdict}: {reason}".splitlines()[0], "", *lines])
@@ -86,16 +92,35 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _asked(one: Mapping[str, Any]) -> tuple[int, bool, dict[str, dict[str, str]]]:
-    """(effective weight, halted, images) of the configuration of an update."""
-    config = {key: value.value for key, value in one["config"].items()}
+    """(effective weight, halted, images) of the configuration of an update; the engine does not tell its secrets."""
+    secret = stackfile.SEALED + 16 * "0"
+    raw = checks.raw({key: secret if value.secret else value.value for key, value in one["config"].items()}, PROJECT)
     try:
-        settings = checks.parse(checks.raw(config, PROJECT))[0].at(_utc(one["start_time"]))
-    except checks.SettingsError:
-        return 0, False, {}
+        settings = checks.parse(raw)[0].at(_utc(one["start_time"]))
+    except checks.SettingsError:  # what an earlier version of the program took, or the program refused
+        return _plainly(raw)
     tracks = {name: dict(service.tracks()) for name, service in settings.services.items()}
     images = {name: {version: track.image for version, track in found.items()} for name, found in tracks.items()}
     canaries = any("canary" in found for found in tracks.values())
     return settings.effective_weight if canaries else weights.LOWEST, settings.halted, images
+
+
+def _plainly(raw: Mapping[str, Any]) -> tuple[int, bool, dict[str, dict[str, str]]]:
+    stable, canary = (images(raw, track) for track in ("stable", "canary"))
+    found = {name: {"stable": stable.get(name, ""), "canary": image} for name, image in canary.items()}
+    weight = str(raw.get("weight", weights.LOWEST))
+    return int(weight) if found and weight.isdecimal() else 0, str(raw.get("halted")).lower() == "true", found
+
+
+def images(raw: Mapping[str, Any], track: str = "canary") -> dict[str, str]:
+    """Images of a track, by service, in a raw configuration, whatever else is wrong with it."""
+    services = raw.get("services")
+    tracks = (
+        {name: one.get(track) for name, one in services.items() if isinstance(one, dict)}
+        if isinstance(services, dict)
+        else {}
+    )
+    return {name: str(one["image"]) for name, one in tracks.items() if isinstance(one, dict) and one.get("image")}
 
 
 def plain(update: Update) -> dict[str, Any]:

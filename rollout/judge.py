@@ -51,14 +51,16 @@ def verdict(
         return Verdict("hold", "the stack is halted" if halted else "no canary is deployed: there is nothing to judge")
     if settings.strategy == "flagger":
         return Verdict("hold", "strategy is flagger: Flagger judges this canary itself")
+    names = [name for name in timeline.canaries(present) if name in settings.services]
+    if not names:
+        return Verdict("hold", "the stack file has none of the services whose canary is deployed: is it up to date?")
     step = _step(settings, stays, now)
     source = source or Prometheus(gate.prometheus)
     source.asked.clear()
     services: dict[str, Evidence] = {}
     try:
-        for name in timeline.canaries(present):
-            if name in settings.services:
-                services[name] = evidence(settings, name, stays, now, source)
+        for name in names:
+            services[name] = evidence(settings, name, stays, now, source)
     except NoData as error:
         kind, reason, over = inconclusive(str(error), gate, step)
         found = Verdict(kind, reason, inconclusive=over)

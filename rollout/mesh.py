@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core import record, routes
@@ -74,17 +74,22 @@ def live_routes(client: Any, namespace: str) -> dict[str, Route]:
     return {one["metadata"]["name"]: one for one in listed if ours in (one["metadata"].get("annotations") or {})}
 
 
-def still_on(client: Any, namespace: str) -> list[str]:
-    """Services whose live route can send a request to canary."""
+def still_on(client: Any, namespace: str, strategy: str = "istio") -> list[str]:
+    """Services whose live route can send a request to canary; without a mesh, canaries that have pods."""
+    if strategy == "replicas":
+        return _scaled_up(client, namespace)
     found = live_routes(client, namespace)
     return [name for name, one in found.items() if not off((one.get("spec") or {}).get("http") or [])]
 
 
 def halt(client: Any, namespace: str, rejected: Sequence[str], strategy: str = "istio") -> list[str]:
-    """Writes the stable route over every one that leads to canary, and returns the services whose route that was."""
+    """Writes the stable route over every one that leads to canary, and returns the services whose route that was.
+
+    All are tried before an error of one is raised.
+    """
     if strategy == "replicas":
-        return _scale_down(client, namespace)
-    written = []
+        return _each(_scaled_up(client, namespace), lambda name: _scale_down(client, namespace, name))
+    patches = {}
     for name, one in live_routes(client, namespace).items():
         http = (one.get("spec") or {}).get("http") or []
         if off(http):
@@ -92,22 +97,39 @@ def halt(client: Any, namespace: str, rejected: Sequence[str], strategy: str = "
         notes = one["metadata"]["annotations"]
         known = [*filter(None, notes.get(f"{record.PREFIX}rejected", "").split(",")), *rejected]
         host = routes.service_host(name, namespace)
-        patch = _kind("VirtualService")(
+        patches[name] = _kind("VirtualService")(
             metadata={"name": name, "namespace": namespace, "annotations": _notes(list(dict.fromkeys(known)))},
             spec={"http": halted(http, host)},
         )
-        client.apply(patch, field_manager=MANAGER, force=True)
-        written.append(name)
+    return _each(patches, lambda name: client.apply(patches[name], field_manager=MANAGER, force=True))
+
+
+def _each(names: Iterable[str], write: Callable[[str], object]) -> list[str]:
+    written, failed = [], []
+    for name in names:
+        try:
+            write(name)
+        except Exception as error:  # noqa: BLE001  the others must not wait for it
+            failed.append(f"{name}: {error}")
+        else:
+            written.append(name)
+    if failed:
+        done = f"; halted are {', '.join(written)}" if written else ""
+        raise OSError("; ".join(failed) + done)
     return written
 
 
-def _scale_down(client: Any, namespace: str) -> list[str]:
+def _scaled_up(client: Any, namespace: str) -> list[str]:
     from lightkube.resources.apps_v1 import Deployment
 
     labels = {"app.kubernetes.io/managed-by": "pulumi", "version": "canary"}
-    found = [str(one.metadata.name) for one in client.list(Deployment, namespace=namespace, labels=labels)]
-    for name in found:
-        body = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": 0}}
-        patch = Deployment.from_dict(body | {"metadata": {"name": name, "namespace": namespace}})
-        client.apply(patch, field_manager=MANAGER, force=True)
-    return found
+    listed = client.list(Deployment, namespace=namespace, labels=labels)
+    return [str(one.metadata.name) for one in listed if one.spec.replicas]
+
+
+def _scale_down(client: Any, namespace: str, name: str) -> None:
+    from lightkube.resources.apps_v1 import Deployment
+
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": 0}}
+    patch = Deployment.from_dict(body | {"metadata": {"name": name, "namespace": namespace}})
+    client.apply(patch, field_manager=MANAGER, force=True)

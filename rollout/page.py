@@ -69,7 +69,10 @@ def render(page: Page) -> str:
     """The page.  Texts may hold anything; they are escaped."""
     outcome, sentence = headline(page)
     kind = _OUTCOMES.get(outcome, "hold")
-    told = [one.reason for _, one in page.verdicts if one.kind == kind != "hold"]
+    # What was done says why; verdicts that are judged again have seen a little more than whoever did it.
+    verb = {"advance": "promote"}.get(kind, kind)
+    told = [one.said["reason"] for one in last_rollout(page.updates) if one.said.get("verdict") == verb]
+    told = told or [one.reason for _, one in page.verdicts if one.kind == kind != "hold"]
     told = told or [one.said.get("reason") or one.message for one in page.updates]
     window = f" · each point tells of the {page.window} s before it" if page.window else ""
     body = [
@@ -220,7 +223,9 @@ def _charts(page: Page) -> list[Element]:
     traffic.band(low, high)
     traffic.steps("weight", [(at, weight / 100) for at, weight in moves])
     traffic.line("canary", share, "share")
-    for (at, one), *_ in _groups(page):
+    for group in _groups(page):
+        # A long wait is marked in its middle: at its begin it would touch the mark of what it followed.
+        at, one = group[len(group) // 2 if group[0][1].kind == "hold" else 0]
         traffic.mark(at, _MARKS[one.kind], one.kind, f"{at:%H:%M:%S} {one.kind}: {one.reason}")
     about = "to canary: the weight (thin steps), the share measured (thick), its interval (band); above, the verdicts"
     found = [
@@ -268,8 +273,10 @@ def _verdicts(page: Page) -> list[Element]:
         items.append(item(last, *([tag("details", tag("summary", summary), more)] if earlier else [])))
     texts = (tag("li", name, tag("pre", query), id=name) for query, name in numbers.items())
     again = tag("code", f"rollout judge --stack {page.stack} --at TIME")
+    about = "Judged again from what Prometheus has stored, by the gate as it is now; what was done, and why, is below."
     return [
         tag("h2", "Verdicts"),
+        *([tag("p", about, class_="soft")] if items else []),
         tag("ol", *items, class_="verdicts") if items else tag("p", "None has been given.", class_="soft"),
         tag("h2", "Queries"),
         tag("p", "Each was asked for the time of its verdict. ", again, " judges again.", class_="soft"),

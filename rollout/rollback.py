@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,14 @@ class _Rollback:
     def __init__(self, site: Site, why: Why, say: Say) -> None:
         self.site, self.why, self.say = site, why, say
         self.rejected: list[str] = []
+        self.waited_for: set[str] = set()
         self.strategy = "istio"
 
     def run(self, without_backend: bool, reject: bool) -> None:
         try:
             raw = self.site.load().settings_raw
             self.strategy = str(raw.get("strategy", "istio"))
-            self.rejected = images(raw) if reject else []
+            self.rejected = list(history.images(raw).values()) if reject else []
         except Stop as error:
             self.say(error.message)
         self.halt()
@@ -99,7 +100,7 @@ class _Rollback:
                 if target or error.refused:
                     raise
                 self.say(f"{error.lines[0]}; trying the routes alone, something else may be stuck")
-                target = ["**VirtualService**"]
+                target = ["**Deployment**" if self.strategy == "replicas" else "**VirtualService**"]
 
     def _unlock(self, error: Locked, asked: set[int]) -> None:
         """Ends what can be ended of those that hold the lock; else keeps the mesh halted for a while."""
@@ -120,6 +121,9 @@ class _Rollback:
             while not holder.dead and time.monotonic() < until:
                 time.sleep(0.1)
         if not ours:
+            if str(error) not in self.waited_for:
+                self.waited_for.add(str(error))
+                self.say(f"{error}: waiting for it, and keeping the mesh halted")
             self.halt(str(error))
             time.sleep(TICK)
 
@@ -135,7 +139,7 @@ class _Rollback:
 
     def _fail(self, error: Stop, without_backend: bool) -> None:
         try:
-            on = mesh.still_on(self.site.client, self.site.access[0])
+            on = mesh.still_on(self.site.client, self.site.access[0], self.strategy)
             state = f"the route of {', '.join(on)} still leads to canary" if on else "no route leads to canary"
         except Exception as unread:  # noqa: BLE001
             on, state = ["?"], f"the routes could not be read ({unread})"
@@ -145,21 +149,13 @@ class _Rollback:
         self.say(text)
 
 
-def images(raw: Mapping[str, Any]) -> list[str]:
-    """Canary's images in a raw configuration, whatever else is wrong with it."""
-    services = raw.get("services")
-    tracks = (
-        [one.get("canary") for one in services.values() if isinstance(one, dict)] if isinstance(services, dict) else []
-    )
-    return [str(track["image"]) for track in tracks if isinstance(track, dict) and track.get("image")]
-
-
 def edit(file: StackFile, reject: bool = True) -> None:
     """Weight 0, halted, and canary's images among the rejected ones, in a stack file."""
-    found = images(file.settings_raw)
+    found = history.images(file.settings_raw).values()
     file.set("weight", 0)
     file.set("halted", True)
-    known = [str(image) for image in file.settings_raw.get("rejected") or []]
+    listed = file.settings_raw.get("rejected")
+    known = [str(image) for image in listed] if isinstance(listed, list) else []
     new = [image for image in found if not any(weights.same_image(image, one) for one in known)]
     if reject and new:
         file.set("rejected", [*known, *new])

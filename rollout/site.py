@@ -71,7 +71,8 @@ class Site:
             config = self.load().config
         except Stop:
             text = (self.project / f"Pulumi.{self.stack}.yaml").read_text()
-            config = dict(re.findall(r"""^  (\w+:\w+): *["']?([\w./-]+)["']? *$""", text, re.MULTILINE))
+            line = r"""^ +(\w+:\w+): *["']?([^\s"'#]+)["']? *(?:#.*)?$"""
+            config = dict(re.findall(line, text, re.MULTILINE))
         kubeconfig = config.get("kubernetes:kubeconfig")
         if kubeconfig is not None and str(kubeconfig).startswith(stackfile.SEALED):
             kubeconfig = None
@@ -81,6 +82,14 @@ class Site:
     def client(self) -> Any:
         """A client of the cluster, connected when it is first used."""
         return live.connect(*self.access)
+
+    @property
+    def strategy(self) -> str:
+        """`canary:strategy`; of a file that is broken the default."""
+        try:
+            return str(self.load().settings_raw.get("strategy", "istio"))
+        except Stop:
+            return "istio"
 
     def live(self) -> live.Live:
         """What the cluster says, as the program reads it."""

@@ -249,6 +249,7 @@ class Stepper:
         match action.kind:
             case "rollback":
                 rollback(self.site, Why(reason=action.text, by="judge", evidence=evidence), self.say)
+                self.say(f"rolled back at {view.weight} %: {action.text}")
                 self.agree("rollback", action.text, evidence)
                 return Exit.ROLLED_BACK
             case "rise" | "promote":

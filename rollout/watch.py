@@ -20,9 +20,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core import promql, record
+from core import alerts, promql, record
 from core.timeline import canaries
-from rollout import commits, engine, history, mesh
+from rollout import commits, engine, history, mesh, metrics
 from rollout.cli import Exit, Stop, common
 from rollout.rollback import Why, rollback
 from rollout.site import Site, now
@@ -72,8 +72,8 @@ class Watcher:
                     self.say(f"{error}; going on with the stack file that is here")
             entries = engine.records(self.site.engine.state())
             updates = history.updates(self.site.engine)
-        except engine.Failed as error:
-            self.failure = error.lines[0]
+        except Exception as error:  # noqa: BLE001  health tells; the thread that looks must not end
+            self.failure = str(error).partition("\n")[0] or type(error).__name__
             return
         carried = [one for one in updates if one.result == "succeeded"]
         began = None
@@ -108,23 +108,43 @@ class Watcher:
         if about[f"{record.PREFIX}canary"] != self.known.prints.get(service):
             self.refresh()  # a canary that we have not seen yet
         began, fired = self.known.began, _moment(str(alert.get("startsAt", "")))
-        if began and fired and fired < began and (now() - began).total_seconds() < promql.WINDOW:
-            return "about an earlier canary"  # rates still look back to it
+        age = int((now() - began).total_seconds()) if began else promql.WINDOW
+        if began and age < promql.WINDOW:  # rates still look back to the one before
+            counted = self._failed(service, age) if labels.get("alertname") in alerts.OF_FAILURES else None
+            if (fired and fired < began) or (counted is not None and counted < 1):
+                return "about an earlier canary"
         return None
 
+    def _failed(self, service: str, seconds: int) -> float | None:
+        """Requests that canary failed in the last `seconds`, which it has been there; None if nobody knows."""
+        try:
+            settings = self.site.settings()
+            failures = promql.Raw(settings, services=(service,), window=max(1, seconds)).failures("canary")
+            found = metrics.Prometheus(settings.gate.prometheus).ask(f"{failures} * {seconds}", time.time())
+        except (Stop, metrics.NoData):
+            return None
+        return sum(samples[-1][1] for _, samples in found)
+
     def _notes(self) -> dict[str, Mapping[str, str]] | None:
+        """Notes of the live routes; one that leads to canary is not halted, whatever its note says."""
+        if self.site.strategy == "replicas":
+            return None
         try:
             found = mesh.live_routes(self.site.client, self.site.access[0])
         except Exception as error:  # noqa: BLE001  an alert that cannot be checked counts
             self.say(f"the routes cannot be read: {error}")
             return None
-        return {name: one["metadata"].get("annotations") or {} for name, one in found.items()}
+        notes: dict[str, Mapping[str, str]] = {}
+        for name, one in found.items():
+            leads = not mesh.off((one.get("spec") or {}).get("http") or [])
+            notes[name] = one["metadata"]["annotations"] | ({f"{record.PREFIX}halted": ""} if leads else {})
+        return notes
 
-    def handle(self, alerts: list[Mapping[str, Any]]) -> list[dict[str, str]]:
+    def handle(self, called: list[Mapping[str, Any]]) -> list[dict[str, str]]:
         """What became of each alert.  Raises `Stop` when a rollback has failed; Alertmanager comes again."""
         began, came, outcomes = time.monotonic(), time.time(), list[dict[str, str]]()
         with self._lock:
-            for alert in alerts:
+            for alert in called:
                 labels = alert.get("labels") or {}
                 name, service = str(labels.get("alertname", "?")), str(labels.get("service", "?"))
                 outcome = self.ignored(alert, self._notes())
@@ -169,12 +189,12 @@ def application(watcher: Watcher, token: str) -> Starlette:
             if len(body) > MOST:
                 return JSONResponse({"error": f"more than {MOST} bytes"}, 413)
         try:
-            alerts = json.loads(body)["alerts"]
-            assert isinstance(alerts, list) and all(isinstance(one, dict) for one in alerts)
+            called = json.loads(body)["alerts"]
+            assert isinstance(called, list) and all(isinstance(one, dict) for one in called)
         except (ValueError, KeyError, TypeError, AssertionError):
             return JSONResponse({"error": "no webhook of Alertmanager: alerts is missing"}, 400)
         try:
-            return JSONResponse({"alerts": await run_in_threadpool(watcher.handle, alerts)})
+            return JSONResponse({"alerts": await run_in_threadpool(watcher.handle, called)})
         except Stop as error:
             watcher.say(error.message)
             return JSONResponse({"error": error.message}, 500)
@@ -183,14 +203,14 @@ def application(watcher: Watcher, token: str) -> Starlette:
         found = {"stack": watcher.site.stack, "weights": dict(watcher.known.weights), "failure": watcher.failure}
         return JSONResponse(found, 503 if watcher.failure else 200)
 
-    async def metrics(_: Request) -> Response:
+    async def exported(_: Request) -> Response:
         return PlainTextResponse(generate_latest(watcher.registry), media_type="text/plain; version=0.0.4")
 
     return Starlette(
         routes=[
             Route("/webhook", webhook, methods=["POST"]),
             Route("/healthz", healthz),
-            Route("/metrics", metrics),
+            Route("/metrics", exported),
         ]
     )
 

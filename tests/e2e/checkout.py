@@ -6,15 +6,20 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import alerts
+from lab import monitoring, namespace
 from lab.paths import LAB, ROOT
-from lab.stack import Stack, inside
+from lab.stack import Stack, api, inside
 
-HUNG = 1000
+HUNG, WAIT = 1000, 300
+TOKEN, PORT = "a token of this test", 9094
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Done:
     @property
     def text(self) -> str:
         return self.out + self.err
+
+    def check(self, code: int) -> Done:
+        """Itself; an error with what it printed where it ended in another way."""
+        assert self.code == code, self.text
+        return self
 
 
 class Checkout(Stack):
@@ -111,3 +121,54 @@ def git(folder: Path, *words: str) -> str:
 
 WHO = {"NAME": "Operator", "EMAIL": "operator@example.com"}
 LOCKS = LAB / "pulumi-state" / ".pulumi" / "locks" / "organization" / "canary" / "lab"
+
+
+@contextmanager
+def watched(checkout: Checkout, folder: Path, hold: str = alerts.HOLD) -> Iterator[None]:
+    """`rollout watch` as Alertmanager's receiver, by the configuration and the rules that the stack deployed.
+
+    `hold` is how long an alert waits, where that is to be shorter than deployed.
+    """
+    token, rules, route = folder / "token", monitoring.RULES / "canary.yaml", LAB / "alertmanager.yml"
+    token.write_text(TOKEN)
+    former, deployed = route.read_text(), config_map("canary-alerts", "rules.yaml")
+    assert f"for: {alerts.HOLD}" in deployed
+    rules.write_text(deployed.replace(f"for: {alerts.HOLD}", f"for: {hold}"))
+    route.write_text(config_map("canary-alertmanager", "alertmanager.yaml").replace(alerts.TOKEN_FILE, str(token)))
+    process = checkout.start("watch", "--json", "--git", "--host", namespace.NODE_IP, ROLLOUT_WEBHOOK_TOKEN=TOKEN)
+    try:
+        until(lambda: '"failure":""' in ask(f"http://{namespace.NODE_IP}:{PORT}/healthz"), "a webhook that answers")
+        reload()
+        yield
+    finally:
+        process.terminate()
+        print(*process.communicate(timeout=60))
+        rules.unlink()
+        route.write_text(former)
+        reload()
+
+
+def config_map(name: str, key: str) -> str:
+    return str(api("GET", f"/api/v1/namespaces/shop/configmaps/{name}")["data"][key])
+
+
+def ask(url: str, method: str = "GET", body: Any = None) -> str:
+    """What an address in the lab answers; empty where nobody does."""
+    code = "import httpx, json, sys; print(httpx.request(*sys.argv[1:3], json=json.loads(sys.argv[3])).text)"
+    argv, environment = inside(["python", "-c", code, method, url, json.dumps(body)])
+    return subprocess.run(argv, cwd=ROOT, env=environment, text=True, capture_output=True, check=False).stdout
+
+
+def reload() -> None:
+    """Alertmanager and Prometheus read their files again; in that order, so that the first alert knows its way."""
+    for url in (monitoring.ALERTMANAGER_URL, monitoring.PROMETHEUS_URL):
+        ask(f"{url}/-/reload", "POST")
+
+
+def until(holds: Callable[[], Any], what: str) -> Any:
+    """What `holds` gives, once that is something."""
+    deadline = time.monotonic() + WAIT
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"not within {WAIT} s: {what}"
+        time.sleep(0.5)
+    return found

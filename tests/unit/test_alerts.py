@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-import settings as settings_reader
 from core import alerts, checks, dashboard, promql
 from core.model import Settings
 from lab import parts
@@ -24,7 +23,7 @@ needs_promtool = pytest.mark.lab  # the set-up of the lab brings promtool and am
 
 
 def stack(**changes: Any) -> Settings:
-    raw = settings_reader.raw(program.stack_config(STACK), "canary")
+    raw = checks.raw(program.stack_config(STACK), "canary")
     raw |= {"gate": {"errorRate": "1%", "p95": "500ms"}, "alerts": {"webhook": "http://rollout:9094/webhook"}}
     found, _ = checks.parse(raw | changes)
     return found
@@ -131,7 +130,7 @@ class Alarms:
         run(tool("promtool"), "test", "rules", path)
 
 
-OF_A_TRACK = {"CanaryHighErrorRate", "CanaryWorseThanStable", "CanaryHighLatency"}
+OF_A_TRACK = {"CanaryBroken", "CanaryHighErrorRate", "CanaryWorseThanStable", "CanaryHighLatency"}
 CRITICAL = {*OF_A_TRACK, "CanaryNoEndpoint"}
 
 
@@ -158,6 +157,18 @@ def test_an_error_share_above_the_gate_fires_after_two_minutes_says_its_value_an
             ("15m", "CanaryHighErrorRate"): None,
         },
     )
+
+
+@needs_promtool
+def test_a_canary_that_is_broken_fires_within_a_minute_and_not_where_stable_fails_too(alarms: Alarms) -> None:
+    text = "50% of canary's requests to web fail, and stable's do not: it is broken."
+    broken = [requests("canary", 5), requests("canary", 5, 500)]
+    fine, poor = requests("stable", 190), requests("stable", 10, 500)
+    alarms.check([*broken, fine], {("30s", "CanaryBroken"): None, ("1m", "CanaryBroken"): text})
+    alarms.check(broken, {("1m", "CanaryBroken"): text})
+    alarms.check([*broken, fine, poor], quiet("CanaryBroken"))
+    alarms.check([requests("canary", 85), requests("canary", 15, 500), fine], quiet("CanaryBroken"))
+    alarms.check([requests("canary", "0 1 2 3 4x200", 500), fine], quiet("CanaryBroken", at="4m"))
 
 
 @needs_promtool

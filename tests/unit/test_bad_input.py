@@ -102,6 +102,18 @@ CASES: list[tuple[str, Change, str, str]] = [
         "canary:steps: got [5, 25, 25]",
         "must rise",
     ),
+    (
+        "a time that is none",
+        lambda raw: raw.update(override={"reason": "x", "until": "tomorrow", "from": 5, "to": 50}),
+        "canary:override.until: got 'tomorrow'",
+        "such as 2026-12-18T09:00:00Z",
+    ),
+    (
+        "a day that is none",
+        lambda raw: raw.update(windows={"freezes": [{"from": "2026-02-30", "to": "2026-03-01", "why": "x"}]}),
+        "freezes[0].from: got '2026-02-30'",
+        "such as 2026-12-18",
+    ),
     ("ladder empty", lambda raw: raw.update(steps=[]), "canary:steps: got []", "at least one weight"),
     ("ladder with 0", lambda raw: raw.update(steps=[0, 5]), "canary:steps: got [0, 5]", "1 to 100"),
     (
@@ -187,6 +199,14 @@ def test_wrong_settings_are_refused_with_key_value_and_fix(
     assert "\n" not in line
 
 
+def test_the_value_of_a_key_that_nobody_knows_is_not_shown_because_it_may_be_secret(web: dict[str, Any]) -> None:
+    value = "hunter2-" * 30  # longer than a line holds: what is cut short is masked by no engine
+    with pytest.raises(checks.SettingsError) as caught:
+        checks.parse(web | {"orginSecret": value})
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.lines == ["canary:orginSecret: got '(not shown)': is no known key; did you mean originSecret?"]
+
+
 def test_the_unchanged_settings_are_accepted_without_a_warning(web: dict[str, Any]) -> None:
     settings, warnings = checks.parse(web)
     assert settings.weight == 5
@@ -199,6 +219,17 @@ ONLY_CANARY: list[tuple[str, Change]] = [
     ("ladder not rising", lambda raw: raw.update(steps=[25, 5])),
     ("ladder of words", lambda raw: raw.update(steps="all")),
     ("rule without match", _rules({"name": "all"})),
+    *(
+        (f"{key} that holds nothing", lambda raw, key=key: raw.update({key: None}))
+        for key in (
+            "steps",
+            "hold",
+            "gate",
+            "windows",
+            "rejected",
+        )
+    ),
+    ("rules that hold nothing", lambda raw: _service(raw).update(rules=None)),
     ("override without end", lambda raw: raw.update(override={"reason": "x"})),
 ]
 

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -102,6 +103,13 @@ def test_a_healthy_canary_advances_and_says_what_was_read() -> None:
     found = judged(Store(*HEALTHY).source())
     assert found.kind == "advance"
     assert any(query.startswith("istio_requests_total{reporter=") for query in found.queries)
+
+
+def test_a_stack_file_that_has_not_the_deployed_service_holds() -> None:
+    (update,) = updates()
+    renamed = replace(update, images={"shop": update.images["web"]})
+    found = judged(Store(*HEALTHY).source(), history=[renamed])
+    assert (found.kind, "none of the services" in found.reason) == ("hold", True)
 
 
 def test_the_queries_name_one_reporter_for_each_door_and_no_rate() -> None:

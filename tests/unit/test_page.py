@@ -261,6 +261,13 @@ def chromium() -> str:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 
 
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of `fff` or `ffffff`."""
+    parts = [int(part * (3 - len(part)), 16) / 255 for part in re.findall("." * (len(colour) // 3), colour)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
 class Reader(HTMLParser):
     """What a page holds: tags with attributes, the text, and whether all that was opened was closed."""
 
@@ -348,6 +355,16 @@ class TestWhatAReaderFinds:
         assert len(light) >= 9 and light <= dark
         assert "@media print" in style
 
+    def test_texts_stand_out_from_the_page_as_wcag_asks(self, sample: Callable[[], Page]) -> None:
+        style = Reader(render(sample())).style
+        light, dark = style.split("prefers-color-scheme: dark")[:2]
+        for part in (light, dark.split("body {")[0]):
+            colours = dict(re.findall(r"--(\w+): #(\w+)", part))
+            assert len(colours) == 10
+            for name in ("ink", "soft", "canary", "stable", "line", "good"):
+                bright, dim = sorted((luminance(colours[name]), luminance(colours["paper"])), reverse=True)
+                assert (bright + 0.05) / (dim + 0.05) >= 4.5, name
+
     def test_tracks_differ_in_more_than_colour(self, sample: Callable[[], Page]) -> None:
         style = Reader(render(sample())).style
         assert re.search(r"svg \.stable {[^}]*stroke-dasharray", style)
@@ -365,6 +382,14 @@ class TestHeadline:
     def test_says_what_became_of_the_rollout(self, made: Callable[[], Page], outcome: str, sentence: str) -> None:
         assert headline(made()) == (outcome, sentence)
         assert sentence.replace(" %", "\u00a0%") in Reader(render(made())).open + Reader(render(made())).words
+
+    def test_why_it_was_done_is_what_the_update_says_and_not_what_is_judged_later(self) -> None:
+        made = bad()
+        said = {"verdict": "rollback", "reason": "the alert CanaryHighErrorRate fires"}
+        found = Reader(render(replace(made, updates=[*made.updates[:-1], replace(made.updates[-1], said=said)])))
+        heads = [i for i, (_, about) in enumerate(found.tags) if about.get("class") == "lede"]
+        assert len(heads) == 1 and found.text.count(said["reason"]) == 2
+        assert found.text.index(said["reason"]) < found.text.index(made.verdicts[-2][1].reason)
 
     def test_says_where_a_rollout_is_that_goes_on(self) -> None:
         both = {"stable": OLD, "canary": NEW}
@@ -480,10 +505,10 @@ class TestHostileTexts:
 
 
 class Samples:
-    """A Prometheus that scrapes: stable gets 20 requests per second, canary 1, of which 1 in 10 fails."""
+    """A Prometheus that scrapes: stable gets 20 requests per second, canary 1, of which `failing` fail."""
 
-    def __init__(self, *, away: bool = False, every: int = 15) -> None:
-        self.away, self.every, self.asked = away, every, list[str]()
+    def __init__(self, *, away: bool = False, every: int = 15, failing: float = 0.1) -> None:
+        self.away, self.every, self.failing, self.asked = away, every, failing, list[str]()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         form = dict(urllib.parse.parse_qsl(request.content.decode()))
@@ -514,7 +539,7 @@ class Samples:
         length = int(query.rpartition("[")[2].strip("s]"))
         if "waypoint" in query:
             return []
-        rates = {("stable", "200"): 20, ("canary", "200"): 0.9, ("canary", "503"): 0.1}
+        rates = {("stable", "200"): 20, ("canary", "200"): 1 - self.failing, ("canary", "503"): self.failing}
         zero = START.timestamp() - 3600
         times = range(math.ceil((end - length) / self.every) * self.every, math.floor(end) + 1, self.every)
         return [
@@ -573,6 +598,13 @@ class TestFilling:
         assert headline(made)[0] == "rolled back"
         assert len(Reader(render(made)).paths("evidence")) == 1
 
+    def test_evidence_that_does_not_move_is_known_all_the_same(self, web: dict[str, Any]) -> None:
+        made = self.page(web, Samples(failing=0), *self.UPDATES[:-1], minutes=30)
+        moved = {at for _, one in made.verdicts for at, _ in one.curve}
+        known = [one.at for one in made.series if one.evidence is not None]
+        warm = [one.at for one in made.series if one.at > START + timedelta(minutes=2)]
+        assert len(moved) < len(warm) and set(warm) <= set(known)
+
     def test_what_went_on_before_the_last_rollout_is_left_out_but_for_one_update(self, web: dict[str, Any]) -> None:
         earlier = [replace(one, began=one.began - timedelta(days=1), ended=None) for one in good().updates]
         made = self.page(web, Samples(), *earlier, *bad().updates)
@@ -614,8 +646,8 @@ class TestCommand:
                 message="by hand",
                 environment={"git.author": "Kim Berg"},
                 config={
-                    "canary:weight": SimpleNamespace(value=str(weight)),
-                    "canary:services": SimpleNamespace(value=json.dumps(images)),
+                    "canary:weight": SimpleNamespace(value=str(weight), secret=False),
+                    "canary:services": SimpleNamespace(value=json.dumps(images), secret=False),
                 },
                 result="succeeded",
                 resource_changes={"update": 1},
@@ -643,7 +675,7 @@ class TestCommand:
 
 
 @pytest.mark.lab
-@pytest.mark.skipif(not chromium(), reason="no Chromium on this machine: apt-get install chromium")
+@pytest.mark.skipif(not chromium(), reason="no Chromium here: python3 -m lab.setup --browser")
 class TestInABrowser:
     @pytest.fixture(scope="class")
     @classmethod

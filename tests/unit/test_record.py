@@ -60,3 +60,18 @@ def test_no_hand_edit_can_make_the_record_unreadable(
 def test_the_share_is_what_istio_makes_of_the_weights(given: tuple[int, int], share: int) -> None:
     legs = [{"destination": {"subset": name}, "weight": n} for name, n in zip(("stable", "canary"), given, strict=True)]
     assert record.canary_share({"http": [{"route": legs}]}) == share
+
+
+def test_a_stack_is_read_whole_and_what_was_never_written_counts_as_nothing(web: dict[str, Any]) -> None:
+    route = written(web, weight=25)
+    route["metadata"]["name"] = "web"
+    route_kind, rule_kind, service_kind = record.RECORDING
+    states = [
+        (route_kind, route),
+        (rule_kind, {"metadata": {"name": "web", "annotations": {"canary/repairs": "2"}}, "spec": {"host": "web"}}),
+        (service_kind, {"metadata": {"name": "web"}, "spec": {}}),
+        (service_kind, {}),  # its first write has failed
+        ("aws:ecs/service:Service", {"metadata": {"name": "web"}}),
+    ]
+    found = record.all_of(states)
+    assert [(name, one.route.weight, one.rule and one.rule.repairs) for name, one in found.items()] == [("web", 25, 2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ def entry(number: int, weight: int, result: str = "succeeded", **more: Any) -> d
         "end_time": began + timedelta(seconds=3),
         "message": "by hand",
         "environment": {"git.author": "ann", "git.head": "abc", "git.dirty": "true"},
-        "config": {key: SimpleNamespace(value=value) for key, value in config.items()},
+        "config": {key: SimpleNamespace(value=value, secret=value == "[secret]") for key, value in config.items()},
         "result": result,
         "resource_changes": {"same": 9, "update": 1},
         **more,
@@ -65,6 +66,31 @@ def test_what_makes_the_weight_void_makes_it_zero() -> None:
         entry(4, 5, kind="destroy"),
     ) == [0, 0, 0, 0]
     assert timeline([entry(1, 5, config={"canary:halted": "true"})])[0].halted
+
+
+def test_a_stack_with_an_edge_has_a_history_although_the_engine_tells_no_secret() -> None:
+    config = {
+        "canary:edge": '{"aliases": ["shop.example.com"], "certificateArn": "arn:aws:acm:us-east-1:1:certificate/a"}',
+        "canary:originSecret": "[secret]",
+        "canary:services": json.dumps({"web": {**SERVICES["web"], "hosts": ["shop.example.com"]}}),
+    }
+    (found,) = timeline([entry(1, 5, config=config)])
+    assert (found.weight, found.images) == (5, {"web": {"stable": "web:1", "canary": "web:2"}})
+
+
+def test_what_todays_program_would_refuse_was_deployed_all_the_same() -> None:
+    (found,) = timeline([entry(1, 5, config={"canary:anOldKey": "7"})])
+    assert (found.weight, found.halted, found.images) == (5, False, {"web": {"stable": "web:1", "canary": "web:2"}})
+    (found,) = timeline([entry(1, 5, config={"canary:anOldKey": "7", "canary:halted": "true"})])
+    assert found.halted
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 10001")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert said(message("rollback", "it smells"))["who"].startswith(f"{os.getuid()}@")
 
 
 def test_refreshes_and_previews_are_no_updates() -> None:

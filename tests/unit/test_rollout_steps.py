@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -12,7 +13,8 @@ from core import checks, record
 from core.judge import Verdict
 from live import Live
 from policies import weights
-from rollout import steps
+from rollout import engine, steps
+from rollout.cli import Exit, Stop
 from rollout.stackfile import StackFile
 from rollout.steps import Action, View, decide, drift, promoted
 
@@ -137,3 +139,29 @@ def test_promotion_is_one_edit_in_which_canary_becomes_stable_and_keeps_stables_
     }
     assert str(file.settings_raw["weight"]) == "0"
     assert weights.LOWEST == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "recorded", "told"),
+    [
+        (engine.Locked("created by eve@far (pid 7) at noon"), Exit.LOCKED, None, "canary stays at 0 %"),
+        (engine.Interrupted(["update canceled"]), Exit.FAILED, None, "interrupted"),
+        (engine.Failed(["weight: 5 -> 50; canary:override lets it through"]), Exit.HELD, None, "as before"),
+        (engine.Failed(["the key of the edge was refused"]), Exit.FAILED, 10, "canary is at 10 %; `pulumi up`"),
+    ],
+)
+def test_an_update_that_fails_has_its_exit_code_and_says_what_it_left(
+    tmp_path: Any, error: engine.Failed, code: Exit, recorded: int | None, told: str
+) -> None:
+    path = tmp_path / "Pulumi.lab.yaml"
+    path.write_text("config:\n  canary:weight: 5\n")
+    file = StackFile(path, path.read_text())
+    file.set("weight", 10)
+    site = mock.MagicMock()
+    site.engine.up.side_effect = error
+    site.engine.state.return_value = []
+    entry = {"web": mock.Mock(route=mock.Mock(weight=recorded))} if recorded else {}
+    with mock.patch.object(engine, "records", return_value=entry), pytest.raises(Stop) as stopped:
+        steps.update(site, file, "message")
+    assert (stopped.value.exit_code, told in stopped.value.message) == (code, True), stopped.value.message
+    assert ("weight: 10" in path.read_text()) is (recorded is not None), "the stack file is what is deployed"

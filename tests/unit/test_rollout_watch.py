@@ -119,6 +119,23 @@ def test_an_alert_that_is_older_than_a_young_canary_is_about_another_one(
     assert post(watcher, alert(ago=50)) == ["rolled back"]
 
 
+@pytest.mark.parametrize(
+    ("failed", "sent", "outcome"),
+    [
+        (0.0, alert(ago=1), "about an earlier canary"),
+        (5.0, alert(ago=1), "rolled back"),
+        (None, alert(ago=1), "rolled back"),
+        (0.0, alert(ago=1, alertname="CanaryHighLatency"), "rolled back"),
+    ],
+)
+def test_an_alert_that_begins_on_failures_of_the_canary_before_does_not_take_back_the_one_that_has_none(
+    watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch, failed: float | None, sent: dict[str, Any], outcome: str
+) -> None:
+    watcher.known = Known({"web": 5}, {"web": PRINT}, now() - timedelta(seconds=60))
+    monkeypatch.setattr(watcher, "_failed", lambda service, seconds: failed)
+    assert post(watcher, sent) == [outcome]
+
+
 def test_an_alert_that_never_ceased_is_about_the_next_canary_after_a_while(
     watcher: FakeWatcher, rolled: list[Any]
 ) -> None:
@@ -188,3 +205,27 @@ def test_metrics_tell_the_weight_by_stack_and_service(watcher: FakeWatcher) -> N
     text = client(watcher).get("/metrics").text
     assert 'canary_weight{service="web",stack="lab"} 5.0' in text
     assert 'rollout_alerts_total{outcome="rolled back",stack="lab"} 1.0' in text
+
+
+def looked(monkeypatch: pytest.MonkeyPatch, http: list[dict[str, Any]], strategy: str = "istio") -> str | None:
+    """What becomes of an alert when the live route, whose note says halted, is `http`."""
+    notes = {"canary/stable": "abc", "canary/canary": PRINT, "canary/halted": "true"}
+    live = {} if strategy == "replicas" else {"web": {"metadata": {"annotations": notes}, "spec": {"http": http}}}
+    monkeypatch.setattr("rollout.mesh.live_routes", lambda *_: live)
+    monkeypatch.setattr(Site, "strategy", strategy)
+    monkeypatch.setattr(Site, "access", ("shop", None, None))
+    monkeypatch.setattr(Site, "client", None)
+    watcher = Watcher(Site(Path("/nowhere"), "lab"), say=print)
+    watcher.known = Known({"web": 5}, {"web": PRINT}, now() - timedelta(hours=1))
+    return watcher.ignored(alert(), watcher._notes())
+
+
+def test_a_halted_route_that_a_hand_has_opened_is_not_halted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stable = {"destination": {"subset": "stable"}, "weight": 95}
+    canary = {"destination": {"subset": "canary"}, "weight": 5}
+    assert looked(monkeypatch, [{"route": [stable]}]) == "halted already"
+    assert looked(monkeypatch, [{"route": [stable, canary]}]) is None
+
+
+def test_where_pods_are_the_share_no_route_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert looked(monkeypatch, [], strategy="replicas") is None

@@ -193,6 +193,7 @@ def test_a_rise_passes_in_the_second_its_hold_ends() -> None:
 
 def test_where_the_record_lost_its_ladder_the_new_one_holds() -> None:
     assert "hold of 5" in refused(route(5, since=NOW, steps=()), route(10))[-1]
+    assert refused(route(5, since=NOW, steps=()), route(10, steps=())) == [], "nor has the new one any"
 
 
 RISES = {
@@ -533,7 +534,7 @@ def test_waiting_never_makes_a_circle_across_services(pairs: dict[str, tuple[Rou
     assert not any(order.after & blocked for order in orders.values()), "a route waits for pods that wait for a route"
 
 
-@given(st.integers(0, 100))
+@pytest.mark.parametrize("weight", [0, 1, 50, 99, 100])
 def test_split_always_sums_to_100(weight: int) -> None:
     assert sum(weights.split(weight)) == 100
     assert weights.split(weight)[1] == weight
@@ -568,6 +569,7 @@ def test_phases() -> None:
     [
         (None, route(0, canary=None), "neither"),
         (None, route(5), "up"),
+        (route(0, canary=None), route(0, canary=None), "neither"),
         (route(0, canary=None), route(0), "neither"),
         (route(5), route(5), "neither"),
         (route(5), route(10), "up"),
@@ -605,6 +607,7 @@ def test_a_route_waits_for_what_is_new_behind_it() -> None:
     assert not weights.adds_canary(route(0), route(5))
     assert not weights.adds_canary(None, route(0, canary=None))
     assert not weights.adds_canary(None, route(0, halted=True))
+    assert not weights.promotes(None, route(0))
 
 
 @pytest.mark.parametrize(
@@ -615,6 +618,7 @@ def test_a_route_waits_for_what_is_new_behind_it() -> None:
         ([0, 5], "every weight must be 1 to 100"),
         ([5, 101], "every weight must be 1 to 100"),
         ([5, 5], "must rise from step to step"),
+        ([5, 10, 10], "must rise from step to step"),
         ([10, 5], "must rise from step to step"),
     ],
 )

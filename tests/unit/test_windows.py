@@ -152,6 +152,7 @@ def test_a_window_is_named_as_it_is_written() -> None:
 
 def test_a_freeze_without_end_says_so() -> None:
     assert opens(OFFICE, "2026-12-18T10:00Z", Freeze(date(2026, 1, 1), date.max, "sunset")) == "without end"
+    assert opens(OFFICE, "2026-12-18T10:00Z", Freeze(date(2026, 1, 1), date(9999, 12, 30), "sunset")) == "without end"
 
 
 ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns", "UTC")
