@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import yaml
 
-import settings as stack_file
 from core import checks, edge, split
 from core.evaluate import stamp
 from core.model import Settings
@@ -77,7 +76,7 @@ def members(networks: Sequence[str], count: int) -> list[str]:
 def wanted(stack: Stack) -> Settings:
     """The settings of the stack file, for the evaluator; the secret is none."""
     data = yaml.safe_load(stack.file.read_text())["config"] | {"canary:originSecret": "not-the-secret-of-it"}
-    return checks.parse(stack_file.raw(data, "canary"))[0]
+    return checks.parse(checks.raw(data, "canary"))[0]
 
 
 def ladder(*steps: int) -> list[dict[str, Any]]:

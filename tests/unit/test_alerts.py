@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-import settings as settings_reader
 from core import alerts, checks, dashboard, promql
 from core.model import Settings
 from lab import parts
@@ -24,7 +23,7 @@ needs_promtool = pytest.mark.lab  # the set-up of the lab brings promtool and am
 
 
 def stack(**changes: Any) -> Settings:
-    raw = settings_reader.raw(program.stack_config(STACK), "canary")
+    raw = checks.raw(program.stack_config(STACK), "canary")
     raw |= {"gate": {"errorRate": "1%", "p95": "500ms"}, "alerts": {"webhook": "http://rollout:9094/webhook"}}
     found, _ = checks.parse(raw | changes)
     return found
