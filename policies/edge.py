@@ -69,6 +69,8 @@ def _function(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
 @rule("edge-cache-key", "What is cached is kept apart by track, or nothing is cached.", "Distribution", "CachePolicy")
 def _cache(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
     own = {one.props.get("id") for one in stack.of("CachePolicy")} - {None}  # each of which is looked at itself
+    if any(one.urn in thing.needs and not one.props.get("id") for one in stack.of("CachePolicy")):
+        own |= {behavior.get("cachePolicyId") for _, behavior in _behaviors(thing)}  # not every engine tells the id
     policy = thing.get("parametersInCacheKeyAndForwardedToOrigin", "headersConfig", "headers")
     kept = {title: behavior.get("cachePolicyId") in {CACHING_DISABLED, *own} for title, behavior in _behaviors(thing)}
     if thing.kind == "CachePolicy":

@@ -72,17 +72,21 @@ def _sidecars(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
 
 @rule("pinned-istio", "Istio is installed in one exact version.", "Release", "Chart")
 def _istio(stack: Stack, thing: Thing, config: Json) -> Iterator[str]:
-    mesh = [one for one in stack.of("Release", "Chart") if _is_istio(one)]
+    mesh, name = [one for one in stack.of("Release", "Chart") if _is_istio(one)], _chart(thing)
     version, all_of = thing.props.get("version"), {str(one.props.get("version")) for one in mesh}
     if thing in mesh and not re.fullmatch(r"\d+\.\d+\.\d+(-[\w.]+)?", str(version)):
-        yield f"chart {thing.props['chart']} has version {version}; write one such as 1.30.3"
+        yield f"chart {name} has version {version}; write one such as 1.30.3"
     elif thing in mesh and str(version) != min(all_of):
-        yield f"chart {thing.props['chart']} has version {version}, another {min(all_of)}; give all charts the same"
+        yield f"chart {name} has version {version}, another {min(all_of)}; give all charts the same"
 
 
 def _is_istio(thing: Thing) -> bool:
     where = f"{thing.props.get('namespace')} {thing.get('repositoryOpts').get('repo')}"
-    return "istio" in where and str(thing.props.get("chart")).rpartition("/")[2] in CHARTS
+    return "istio" in where and _chart(thing) in CHARTS
+
+
+def _chart(thing: Thing) -> str:
+    return str(thing.props.get("chart")).rpartition("/")[2]
 
 
 @rule("disruption-budgets", "Pods that are more than one have a PodDisruptionBudget.", "Deployment", "StatefulSet",
