@@ -131,13 +131,15 @@ def test_an_alert_of_a_real_prometheus_through_a_real_alertmanager_takes_canary_
             answers = steady.answers()
         remote = checkout.project.with_name("remote.git")
         until(lambda: "rollback" in git(remote, "log", "-1", "--format=%s", "main"), "a push")
-        metrics = ask(f"http://{namespace.NODE_IP}:{PORT}/metrics")
+        exported = f"http://{namespace.NODE_IP}:{PORT}/metrics"
+        # The state is read again after the push.
+        until(lambda: 'canary_weight{service="fresh",stack="lab"} 0.0' in ask(exported), "the recorded weight")
+        metrics = ask(exported)
     canary = [one.at for one in answers if one.version == "canary"]
     after = [one for one in answers if one.at > canary[-1]]
     assert len(after) > RATE, "load went on, and nobody met canary any more"
     last = json.loads(checkout.rollout("history", "--json").out)[-1]
     assert (last["said"]["by"], last["said"]["reason"].partition(":")[0]) == ("alert", "CanaryHighErrorRate")
-    assert 'canary_weight{service="fresh",stack="lab"} 0.0' in metrics
     assert 'rollout_alerts_total{outcome="rolled back",stack="lab"} 1.0' in metrics
     came = float(metrics.partition('rollout_last_alert_timestamp_seconds{stack="lab"} ')[2].split()[0])
     record_property("seconds from the alert's arrival to the last canary answer", round(canary[-1] - came, 2))
