@@ -44,6 +44,7 @@ def _route(spec: Any, request: evaluate.Request) -> dict[str, Any]:
 @click.option("--path", default="/", show_default=True)
 @click.option("--method", default="GET", show_default=True)
 @click.option("--host", help="Default: the service's own.")
+@click.option("--address", help="The viewer's, by which the edge decides, where there is one.")
 @click.option("--door", type=click.Choice(["gateway", "mesh"]), help="Default: gateway where the service is public.")
 def command(stack: str | None, as_json: bool, service: str | None, user: str | None, **given: Any) -> None:
     """Who serves a described request: by the stack file, by what is recorded, and by the live route."""
@@ -64,6 +65,13 @@ def command(stack: str | None, as_json: bool, service: str | None, user: str | N
         cookies=_pairs(given["cookies"]),
         query=_pairs(given["queries"]),
     )
+    stamp = None
+    if settings.edge is not None and door == "gateway":
+        if given["address"] is None:
+            raise Stop(
+                Exit.BAD_INPUT, "--address: got nothing: the edge decides by it; name the viewer's, or --door mesh"
+            )
+        stamp, request = evaluate.behind_edge(settings, request, given["address"])
     found = {"config": _told(evaluate.decide(name, settings, request))}
     entry: record.Record | None
     try:
@@ -78,9 +86,16 @@ def command(stack: str | None, as_json: bool, service: str | None, user: str | N
     shares = [one["shares"] for one in found.values()]
     agreed = all(one == shares[0] for one in shares)
     if not as_json:
+        if stamp is not None:
+            bucket = "" if stamp.bucket is None else f" {stamp.bucket}"
+            click.echo(f"{'edge':9} {stamp.arm}  by {stamp.reason}{bucket}")
         for where, one in found.items():
             split = ", ".join(f"{track} {100 * share:g} %" for track, share in one["shares"].items()) or "nobody (404)"
             click.echo(f"{where:9} {split}  by {one['layer']}: {one['route'] or one.get('why') or 'no route takes it'}")
         if not agreed:
             click.echo("DRIFT     these do not agree; `rollout status` says why")
-    ended(Exit.DONE if agreed else Exit.DRIFT, as_json, {"service": name, "door": door, **found})
+    ended(
+        Exit.DONE if agreed else Exit.DRIFT,
+        as_json,
+        {"service": name, "door": door, "edge": stamp and vars(stamp), **found},
+    )

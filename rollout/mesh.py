@@ -49,7 +49,10 @@ def line(settings: Settings, context: str | None) -> str:
     found = []
     for name, service in settings.services.items():
         if settings.strategy == "replicas":
-            found.append([*kubectl, "scale", "deployment", f"{name}-canary", "--replicas=0"])
+            scale = [*kubectl, "scale", "deployment"]  # stable first: at 100 % it has no pods
+            there = [*kubectl, "rollout", "status", "deployment", f"{name}-stable"]
+            steps = [*scale, f"{name}-stable", f"--replicas={service.replicas}"], there
+            found.append(" && ".join(map(shlex.join, [*steps, [*scale, f"{name}-canary", "--replicas=0"]])))
             continue
         quiet = settings.model_copy(update={"halted": True, "weight": 0})
         http = routes.virtual_service_spec(name, quiet)["http"]
@@ -57,8 +60,8 @@ def line(settings: Settings, context: str | None) -> str:
         images = [*settings.rejected, *([service.canary.image] if service.canary else [])]
         body = {"metadata": {"annotations": _notes(list(dict.fromkeys(images)))}, "spec": spec}
         patch = ["patch", "virtualservice", name, "--type=merge", f"--field-manager={MANAGER}"]
-        found.append([*kubectl, *patch, "-p", json.dumps(body, separators=(",", ":"))])
-    return " && ".join(shlex.join(words) for words in found)
+        found.append(shlex.join([*kubectl, *patch, "-p", json.dumps(body, separators=(",", ":"))]))
+    return "; ".join(found)
 
 
 def _kind(kind: str) -> Any:

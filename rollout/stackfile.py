@@ -106,15 +106,18 @@ class StackFile:
         target = self.path.resolve()
         if target.exists() and target.read_text() != self._loaded:
             raise self.stop(1, "was changed by somebody else meanwhile; nothing was written, run again")
-        handle, made = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
-            with os.fdopen(handle, "w") as out:
-                out.write(self.text)
-            if target.exists():
-                shutil.copymode(target, made)
-            os.replace(made, target)
-        finally:
-            Path(made).unlink(missing_ok=True)
+            handle, made = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            try:
+                with os.fdopen(handle, "w") as out:
+                    out.write(self.text)
+                if target.exists():
+                    shutil.copymode(target, made)
+                os.replace(made, target)
+            finally:
+                Path(made).unlink(missing_ok=True)
+        except OSError as error:
+            raise self.stop(1, f"cannot be written: {error.strerror}; use a checkout that can be") from None
         self._loaded = self.text
 
     def _editor(self) -> tuple[Any, Any]:

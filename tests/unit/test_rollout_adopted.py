@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from core import checks, record
 from core.model import Settings
 from policies import weights
 from rollout import mesh
+from rollout.cli import Stop
+from rollout.stackfile import StackFile
 
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)
 
@@ -50,7 +53,12 @@ def test_the_line_has_a_part_for_each_service_of_the_train() -> None:
 
 def test_without_a_mesh_the_line_takes_canarys_pods_away() -> None:
     line = mesh.line(settings(strategy="replicas", weight=0), None)
-    assert line == "kubectl -n shop scale deployment web-canary --replicas=0"
+    # Stable's first: at 100 % it has none, and somebody has to answer.
+    assert line == (
+        "kubectl -n shop scale deployment web-stable --replicas=2"
+        " && kubectl -n shop rollout status deployment web-stable"
+        " && kubectl -n shop scale deployment web-canary --replicas=0"
+    )
 
 
 @pytest.mark.parametrize("weight", [5, 10, 25, 50, 100])
@@ -75,3 +83,16 @@ def test_an_update_that_is_halted_adopts_it() -> None:
 @pytest.mark.parametrize("live", [{}, {"canary/halted": "false"}, {"canary/halted": "false", "canary/rejected": "x"}])
 def test_a_route_that_nobody_halted_changes_nothing(live: dict[str, str]) -> None:
     assert record.adopted(entry(), live) == entry()
+
+
+def test_the_line_goes_on_after_a_service_that_fails() -> None:
+    services = {name: {"stable": {"image": f"{name}:1"}} for name in ("web", "api")}
+    line = mesh.line(settings(services=services, weight=0), None)
+    assert line.count("; kubectl ") == 1 and "&&" not in line
+
+
+def test_a_stack_file_that_cannot_be_written_says_so_in_one_line() -> None:
+    file = StackFile(Path("/proc/Pulumi.prod.yaml"), "config: {}\n")
+    file.set("weight", 0)
+    with pytest.raises(Stop, match="cannot be written"):
+        file.save()
