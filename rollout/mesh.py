@@ -80,7 +80,7 @@ def live_routes(client: Any, namespace: str) -> dict[str, Route]:
 def still_on(client: Any, namespace: str, strategy: str = "istio") -> list[str]:
     """Services whose live route can send a request to canary; without a mesh, canaries that have pods."""
     if strategy == "replicas":
-        return _scaled_up(client, namespace)
+        return list(_with_pods(client, namespace))
     found = live_routes(client, namespace)
     return [name for name, one in found.items() if not off((one.get("spec") or {}).get("http") or [])]
 
@@ -91,7 +91,7 @@ def halt(client: Any, namespace: str, rejected: Sequence[str], strategy: str = "
     All are tried before an error of one is raised.
     """
     if strategy == "replicas":
-        return _each(_scaled_up(client, namespace), lambda name: _scale_down(client, namespace, name))
+        return _scale_down(client, namespace)
     patches = {}
     for name, one in live_routes(client, namespace).items():
         http = (one.get("spec") or {}).get("http") or []
@@ -122,17 +122,30 @@ def _each(names: Iterable[str], write: Callable[[str], object]) -> list[str]:
     return written
 
 
-def _scaled_up(client: Any, namespace: str) -> list[str]:
+def _tracks(client: Any, namespace: str, version: str) -> list[dict[str, Any]]:
     from lightkube.resources.apps_v1 import Deployment
 
-    labels = {"app.kubernetes.io/managed-by": "pulumi", "version": "canary"}
-    listed = client.list(Deployment, namespace=namespace, labels=labels)
-    return [str(one.metadata.name) for one in listed if one.spec.replicas]
+    labels = {"app.kubernetes.io/managed-by": "pulumi", "version": version}
+    return [one.to_dict() for one in client.list(Deployment, namespace=namespace, labels=labels)]
 
 
-def _scale_down(client: Any, namespace: str, name: str) -> None:
+def _with_pods(client: Any, namespace: str) -> dict[str, str]:
+    """Name of canary's Deployment, by service, where it has pods."""
+    found = [one for one in _tracks(client, namespace, "canary") if (one.get("spec") or {}).get("replicas", 1)]
+    return {one["metadata"]["labels"]["app"]: one["metadata"]["name"] for one in found}
+
+
+def _scale_down(client: Any, namespace: str) -> list[str]:
+    """Takes canary's pods where stable's answer; where there are none, as at 100 %, the update has to bring them."""
     from lightkube.resources.apps_v1 import Deployment
+    from lightkube.types import PatchType
 
-    body = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": 0}}
-    patch = Deployment.from_dict(body | {"metadata": {"name": name, "namespace": namespace}})
-    client.apply(patch, field_manager=MANAGER, force=True)
+    stable = _tracks(client, namespace, "stable")
+    ready = {one["metadata"]["labels"]["app"] for one in stable if (one.get("status") or {}).get("readyReplicas")}
+
+    def write(name: str) -> None:
+        body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {"replicas": 0}}
+        how = {"patch_type": PatchType.APPLY, "field_manager": MANAGER, "force": True}
+        client.patch(Deployment, name, body, namespace=namespace, **how)
+
+    return _each([name for service, name in _with_pods(client, namespace).items() if service in ready], write)
