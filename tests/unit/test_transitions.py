@@ -195,6 +195,11 @@ def test_a_record_that_does_not_know_since_when_holds_nothing_up() -> None:
     assert refused(route(5, since=None), route(10)) == []
 
 
+def test_between_two_rungs_the_hold_is_that_of_the_next_one() -> None:
+    steps = tuple(Step(weight=weight, hold=60 * weight) for weight in (5, 10, 25))
+    assert [weights.hold_of(steps, weight) for weight in (0, 3, 5, 7, 100)] == [0, 300, 300, 600, 1500]
+
+
 def test_where_the_record_lost_its_ladder_the_new_one_holds() -> None:
     assert "hold of 5" in refused(route(5, since=NOW, steps=()), route(10))[-1]
     assert refused(route(5, since=NOW, steps=()), route(10, steps=())) == [], "nor has the new one any"
@@ -595,6 +600,7 @@ def test_phases() -> None:
         (route(0, shielded=frozenset("s")), route(0), "neither"),
         (route(5, shielded=frozenset("s")), route(0), "down"),
         (route(5, shielded=frozenset("s"), opened=frozenset("a")), route(5, opened=frozenset("a")), "up"),
+        (route(0, shielded=frozenset("s"), opened=frozenset("a")), route(0, opened=frozenset("a")), "up"),
         (route(5, opened=frozenset("a")), route(0, opened=frozenset("ab")), "down"),
         (route(10, opened=frozenset("a")), route(5, opened=frozenset("ab")), "up"),
     ],
