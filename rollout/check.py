@@ -332,7 +332,7 @@ def _rung(new: weights.Route) -> str:
     ladder = [one.weight for one in new.steps]
     if new.weight in ladder:
         hold = weights.hold_of(new.steps, new.weight)
-        length = f"{hold // 60}m" if hold % 60 == 0 else f"{hold}s"
+        length = f"{hold // 60}m" if hold and hold % 60 == 0 else f"{hold}s"
         return f"{ladder.index(new.weight) + 1} of {len(ladder)}, held {length}"
     below = max((weight for weight in ladder if weight < new.weight), default=0)
     return f"between {below} and {weights.next_rung(new.steps, new.weight)}" if new.weight else "none"
