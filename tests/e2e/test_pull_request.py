@@ -82,7 +82,8 @@ def test_pull_requests_are_checked_as_the_update_decides(project: Project) -> No
     assert code == 0, text
     assert "| `web` | step up | 5 % → 10 % | 2 of 5, held 0s | 5 of 100 viewers |" in text
     assert "- Expected to change: `web-vs`, `edge-keys`\n" in text
-    assert "✅ canary@v" in text, "the policies were asked, and agree"
+    assert "⚠️ canary@v" in text, "the policies were asked"
+    assert set(re.findall(r"- \[(\w+)\]  (\S+)", text)) == {("advisory", "edge-log")}, "the lab's edge keeps no log"
     project.commit("step")
     project.stack.up("--policy-pack", "policies").check()
     assert project.weight() == (10, 10)
