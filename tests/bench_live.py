@@ -1,4 +1,4 @@
-"""`python -m lab.bench_live [TIMES]`: a bad version at 5 %, taken back by `run`, by an alert, by the real Flagger.
+"""`python -m tests.bench_live [TIMES]`: a bad version at 5 %, taken back by `run`, by an alert, by the real Flagger.
 
 All in one lab, under the same load.  Seconds are from the first failed answer of canary to its last answer of any kind;
 `hit` is the share of all requests in that time that failed.  Then what `run` says of versions that are bad in other
@@ -21,7 +21,7 @@ from typing import Any
 from lab import flagger_charts, load, monitoring, namespace
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, api
-from tests.e2e.checkout import PORT, Checkout, ask, until, watched
+from tests.e2e.checkout import PORT, Checkout, ask, git, until, watched
 
 RATE = 100
 BAD = "fail50"
@@ -94,6 +94,7 @@ def cleared(checkout: Checkout, service: str) -> None:
 
 def halted(checkout: Checkout) -> None:
     until(lambda: checkout.outputs()["phase"] == "halted", "a rollback by alert")
+    until(lambda: not git(checkout.project, "status", "--porcelain", "--untracked-files=no"), "its commit")
 
 
 def by_alert(checkout: Checkout, service: str) -> dict[str, float]:
