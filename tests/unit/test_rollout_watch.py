@@ -120,20 +120,20 @@ def test_an_alert_that_is_older_than_a_young_canary_is_about_another_one(
 
 
 @pytest.mark.parametrize(
-    ("failed", "sent", "outcome"),
+    ("failed", "name", "outcome"),
     [
-        (0.0, alert(ago=1), "about an earlier canary"),
-        (5.0, alert(ago=1), "rolled back"),
-        (None, alert(ago=1), "rolled back"),
-        (0.0, alert(ago=1, alertname="CanaryHighLatency"), "rolled back"),
+        (0.0, "CanaryHighErrorRate", "about an earlier canary"),
+        (5.0, "CanaryHighErrorRate", "rolled back"),
+        (None, "CanaryHighErrorRate", "rolled back"),
+        (0.0, "CanaryHighLatency", "rolled back"),
     ],
 )
 def test_an_alert_that_begins_on_failures_of_the_canary_before_does_not_take_back_the_one_that_has_none(
-    watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch, failed: float | None, sent: dict[str, Any], outcome: str
+    watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch, failed: float | None, name: str, outcome: str
 ) -> None:
     watcher.known = Known({"web": 5}, {"web": PRINT}, now() - timedelta(seconds=60))
     monkeypatch.setattr(watcher, "_failed", lambda service, seconds: failed)
-    assert post(watcher, sent) == [outcome]
+    assert post(watcher, alert(ago=1, alertname=name)) == [outcome]
 
 
 def test_an_alert_that_never_ceased_is_about_the_next_canary_after_a_while(
