@@ -33,6 +33,10 @@ FEW = 3
 """So many failures more than stable's lead one to expect are the most that count of a `BURST`: bets on a small
 worsening forget slowly, and would add up the bursts of an hour."""
 
+AFRESH = 0.1
+"""Stake, beside 1 for the first, on all bets that begin later: 1 / (k (k + 1)) of it on what begins with the k-th tick.
+Without them a canary that was good for an hour could fail for another before the bets had made up for it."""
+
 TICK = 10
 """Seconds of one count."""
 
@@ -176,6 +180,7 @@ class Meter:
 
     Log-evidence is kept by test and severity.  It never grows by more than `_most` within `window` seconds, wherever
     these begin: `min(L, most)` is no more than L, so a capped bet is as fair as a plain one, and a burst counts once.
+    Nor does it begin a tick below the stake on a bet that begins there: the largest of several bets is below their sum.
     """
 
     capped = True
@@ -187,7 +192,7 @@ class Meter:
         self._counted = [None, *(bound for bound, _ in self._compared), *(one[0] for one in self._limits for _ in "12")]
         self._logs = [_NOTHING] * len(self._counted)
         self._past = deque([(-math.inf, 0, self._logs)])
-        self._requests = 0
+        self._requests = self._ticks = 0
         self._stable = NONE
 
     def add(self, tick: Tick) -> bool:
@@ -203,6 +208,8 @@ class Meter:
             bad, fair = ours.bad(bound), self._fair(theirs, bound, most)
             seen += absolute(bad, ours.requests, least), absolute(bad, ours.requests, most) if fair else _NOTHING
         self._requests += ours.requests
+        self._ticks += bool(whole.requests)
+        stake = math.log(AFRESH / self._ticks / (self._ticks + 1)) if self._ticks else -math.inf
         while len(self._past) > 1 and self._past[1][0] <= tick.at - self._window:
             self._past.popleft()
         _, requests, before = self._past[0]
@@ -216,6 +223,7 @@ class Meter:
                 rises = True
                 usual = (self._requests - requests) * self._stable.share(self._counted[lane])
                 was, gain = (before[lane], _most(int(usual))) if lane else (old, _GROSS)
+                old, was = ([one if one > stake else stake for one in each] for each in (old, was))
                 risen = zip(map(add, old, now), map(add, was, gain), strict=True)
                 logs.append([one if one < end or not self.capped else end for one, end in risen])
         self._logs = logs
@@ -232,7 +240,8 @@ class Meter:
 
     def values(self) -> dict[str, float]:
         """Evidence by test.  Canary is fine if it is no worse than stable *or* below the floor: the lesser counts."""
-        catastrophe, errors, *rest = map(_mean, self._logs)
+        later = AFRESH / (self._ticks + 1)
+        catastrophe, errors, *rest = ((_mean(logs) + later) / (1 + AFRESH) for logs in self._logs)
         at = len(self._compared) - 1
         found = {"errors": min(errors, rest[at]), "guardrail": rest[at + 1], "catastrophe": catastrophe}
         if self._slo is None:

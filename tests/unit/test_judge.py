@@ -299,6 +299,18 @@ def test_no_traffic_is_neither_success_nor_failure() -> None:
     assert "no requests to stable" in told(steady(GOOD, NONE)).reason
 
 
+@pytest.mark.parametrize(("share", "seconds"), [(1.0, 120), (0.3, 180), (0.05, 420)])
+def test_a_canary_that_goes_bad_after_an_hour_of_being_good_goes_back_in_minutes(share: float, seconds: int) -> None:
+    def tick(number: int) -> Tick:
+        bad = int(10_000 * share) if number >= 360 else 10
+        return Tick(10.0 * number, ((Counts(10_000, bad), Counts(10_000, 10)),))
+
+    ticks = [tick(number) for number in range(361 + seconds // 10)]
+    for last, kind in ((360, "hold"), (len(ticks), "rollback")):
+        found = judge({"web": Evidence(ticks[:last])}, GATE, Step(0, 10.0 * last, 50, 100, 7200))
+        assert found.kind == kind, found
+
+
 def test_few_requests_hold_until_the_worst_that_may_be_fits_the_budget() -> None:
     found = told(steady(Counts(1, 0), Counts(19, 0), 40), Step(0, 400, 5, 50, 300))
     assert found.kind == "hold"
