@@ -128,6 +128,9 @@ class Node:
             changed |= self._files(one)
             self._store(one, now - lag, now)
         servers = {one.distribution.id: self._server(one) for one in seen}
+        for gone in self._history.keys() - servers.keys():
+            del self._history[gone]
+            (self.folder / gone / "store.json").unlink(missing_ok=True)
         changed |= (changed or servers != self._servers) and self._config(servers, seen)
         if self._process is None:
             libc = ctypes.CDLL(None)
