@@ -117,7 +117,7 @@ def told(checkout: Checkout, number: int) -> float:
         labels = {"alertname": f"CanaryBench{number}", "stack": "lab", "service": "web"}
         labels |= {"namespace": "shop", "severity": "critical"}
         at = datetime.now(UTC).isoformat()
-        soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+        soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
         ask(
             f"{monitoring.ALERTMANAGER_URL}/api/v2/alerts", "POST", [{"labels": labels, "startsAt": at, "endsAt": soon}]
         )
