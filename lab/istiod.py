@@ -39,7 +39,7 @@ from lab.mesh.model import (
     title,
 )
 from lab.mesh.translate import accept, gateway_config, is_proxy_pod, node_config, waypoint_config
-from lab.mesh.xds import Publisher, write_atomic
+from lab.mesh.xds import OVERLAP, Publisher, write_atomic
 from lab.paths import LAB
 from lab.proxy import ACCESS_LOG, NODE_PROXY, admin, proxy_id, role_of
 
@@ -176,6 +176,11 @@ class Istiod:
             changed += [f"{name} {part}" for part in parts]
             if any(not part.startswith("eds ") for part in parts):
                 self._spawn(self._check_taken(name))
+        closing = [publisher for publisher in self.publishers.values() if publisher.closing]
+        if closing:
+            time.sleep(OVERLAP)
+        for publisher in closing:
+            publisher.close()
         for name in set(self.publishers) - set(configs):
             del self.publishers[name]
             shutil.rmtree(self.state / name, ignore_errors=True)

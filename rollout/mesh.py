@@ -38,6 +38,11 @@ def off(http: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
+def http_of(route: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The HTTP routes of a VirtualService that somebody else may have written: none at all, or null."""
+    return (route.get("spec") or {}).get("http") or []
+
+
 def _notes(rejected: Sequence[str]) -> dict[str, str]:
     found = {f"{record.PREFIX}halted": "true"}
     return found | ({f"{record.PREFIX}rejected": ",".join(rejected)} if rejected else {})
@@ -81,8 +86,7 @@ def still_on(client: Any, namespace: str, strategy: str = "istio") -> list[str]:
     """Services whose live route can send a request to canary; without a mesh, canaries that have pods."""
     if strategy == "replicas":
         return list(_with_pods(client, namespace))
-    found = live_routes(client, namespace)
-    return [name for name, one in found.items() if not off((one.get("spec") or {}).get("http") or [])]
+    return [name for name, one in live_routes(client, namespace).items() if not off(http_of(one))]
 
 
 def halt(client: Any, namespace: str, rejected: Sequence[str], strategy: str = "istio") -> list[str]:
@@ -94,15 +98,14 @@ def halt(client: Any, namespace: str, rejected: Sequence[str], strategy: str = "
         return _scale_down(client, namespace)
     patches = {}
     for name, one in live_routes(client, namespace).items():
-        http = (one.get("spec") or {}).get("http") or []
-        if off(http):
+        if off(http_of(one)):
             continue
         notes = one["metadata"]["annotations"]
         known = [*filter(None, notes.get(f"{record.PREFIX}rejected", "").split(",")), *rejected]
         host = routes.service_host(name, namespace)
         patches[name] = _kind("VirtualService")(
             metadata={"name": name, "namespace": namespace, "annotations": _notes(list(dict.fromkeys(known)))},
-            spec={"http": halted(http, host)},
+            spec={"http": halted(http_of(one), host)},
         )
     return _each(patches, lambda name: client.apply(patches[name], field_manager=MANAGER, force=True))
 

@@ -56,13 +56,11 @@ class _Rollback:
         self.site, self.why, self.say = site, why, say
         self.rejected: list[str] = []
         self.waited_for: set[str] = set()
-        self.strategy = "istio"
+        self.strategy = site.strategy
 
     def run(self, without_backend: bool, reject: bool) -> None:
         try:
-            raw = self.site.load().settings_raw
-            self.strategy = str(raw.get("strategy", "istio"))
-            self.rejected = list(history.images(raw).values()) if reject else []
+            self.rejected = list(history.images(self.site.load().settings_raw).values()) if reject else []
         except Stop as error:
             self.say(error.message)
         self.halt()

@@ -136,7 +136,7 @@ class Watcher:
             return None
         notes: dict[str, Mapping[str, str]] = {}
         for name, one in found.items():
-            leads = not mesh.off((one.get("spec") or {}).get("http") or [])
+            leads = not mesh.off(mesh.http_of(one))
             notes[name] = one["metadata"]["annotations"] | ({f"{record.PREFIX}halted": ""} if leads else {})
         return notes
 

@@ -21,7 +21,8 @@ from typing import Any
 from lab import flagger_charts, load, monitoring, namespace
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, api
-from tests.e2e.checkout import PORT, Checkout, ask, git, until, watched
+from tests.e2e.checkout import PORT, Checkout, ask, git, watched
+from tests.e2e.waiting import until
 
 RATE = 100
 BAD = "fail50"
@@ -93,8 +94,8 @@ def cleared(checkout: Checkout, service: str) -> None:
 
 
 def halted(checkout: Checkout) -> None:
-    until(lambda: checkout.outputs()["phase"] == "halted", "a rollback by alert")
-    until(lambda: not git(checkout.project, "status", "--porcelain", "--untracked-files=no"), "its commit")
+    until(lambda: checkout.outputs()["phase"] == "halted", "a rollback by alert", within=300)
+    until(lambda: not git(checkout.project, "status", "--porcelain", "--untracked-files=no"), "its commit", within=300)
 
 
 def by_alert(checkout: Checkout, service: str) -> dict[str, float]:
@@ -141,7 +142,7 @@ def by_flagger(stack: Stack, times: int) -> list[dict[str, float]]:
     path = "/apis/flagger.app/v1beta1/namespaces/shop/canaries/web"
 
     def phase(wanted: str) -> None:
-        until(lambda: api("GET", path).get("status", {}).get("phase") == wanted, f"phase {wanted}")
+        until(lambda: api("GET", path).get("status", {}).get("phase") == wanted, f"phase {wanted}", within=300)
 
     def act() -> None:
         stack.service(stable={"image": image(BAD)})

@@ -79,7 +79,7 @@ class Seen:
 
 
 class Looker:
-    """Asks ministack; code is fetched when its ETag is another one."""
+    """Asks ministack."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
@@ -128,10 +128,10 @@ class Node:
             changed |= self._files(one)
             self._store(one, now - lag, now)
         servers = {one.distribution.id: self._server(one) for one in seen}
+        changed |= (changed or servers != self._servers) and self._config(servers, seen)
         for gone in self._history.keys() - servers.keys():
             del self._history[gone]
-            (self.folder / gone / "store.json").unlink(missing_ok=True)
-        changed |= (changed or servers != self._servers) and self._config(servers, seen)
+            shutil.rmtree(self.folder / gone)
         if self._process is None:
             libc = ctypes.CDLL(None)
             command = self._command("nginx.conf")

@@ -14,6 +14,8 @@ from lab.mesh.model import Json, ProxyConfig
 
 # Envoy applies a moved file within milliseconds; this covers a busy machine.
 SETTLE = 0.1
+# Two proxies listen on one address for so long while a Service's address moves from the one to the other.
+OVERLAP = 0.5
 LINGER = 2.0
 
 
@@ -28,6 +30,7 @@ class Publisher:
         self.directory = directory
         self._written: dict[Path, str] = {}
         self._clusters: dict[str, Json] = {}
+        self._listeners: dict[str, Json] = {}
         self.config = ProxyConfig()
         self._linger_until: float | None = None
         for part in ("rds", "eds", "sds"):
@@ -35,7 +38,8 @@ class Publisher:
         directory.chmod(0o700)
 
     def publish(self, config: ProxyConfig) -> list[str]:
-        """Endpoints, then clusters, then routes, then listeners; what is no longer used goes in `clean`."""
+        """Endpoints, then clusters, then routes, then listeners; what is no longer used goes in `clean`, and listeners
+        in `close`."""
         changed: list[str] = []
         for secret in config.secrets:
             self._write(self.file("sds", secret["name"]), [secret], f"sds {secret['name']}", changed)
@@ -51,12 +55,23 @@ class Publisher:
             time.sleep(SETTLE)
         for route in config.routes:
             self._write(self.file("rds", route["name"]), [route], f"rds {route['name']}", changed)
-        self._write(self.directory / "lds.json", [self._listener(x) for x in config.listeners], "lds", changed)
+        self._listeners |= {str(x["name"]): self._listener(x) for x in config.listeners}
+        self._write(self.directory / "lds.json", list(self._listeners.values()), "lds", changed)
         self._clusters = wanted | kept
         if gone:
             self._linger_until = self._linger_until or time.monotonic() + LINGER
         self.config = config
         return changed
+
+    @property
+    def closing(self) -> bool:
+        """Whether a listener is open that the configuration no longer has."""
+        return self._listeners.keys() != {x["name"] for x in self.config.listeners}
+
+    def close(self) -> None:
+        """Stop listening where another proxy listens by now."""
+        self._listeners = {str(x["name"]): self._listener(x) for x in self.config.listeners}
+        self._write(self.directory / "lds.json", list(self._listeners.values()), "lds", [])
 
     def clean(self) -> None:
         """Drop clusters that no route has named for a while; requests in flight on them have ended."""

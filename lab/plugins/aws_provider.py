@@ -68,8 +68,7 @@ class Provider(serving.Servicer):
             same = "name" in olds.get(_DEFAULTS, []) and olds.get("name")
             news["name"] = same or _name(request.urn.rpartition("::")[2], request.randomSeed)
         problems: list[tuple[str, str]] = []
-        plain = {key: value for key, value in reveal(news).items() if key != _DEFAULTS}
-        inputs = mark_secrets(checked(kind.schema, plain, "", problems), news)
+        inputs = mark_secrets(checked(kind.schema, _inputs(news), "", problems), news)
         if not named:
             inputs[_DEFAULTS] = ["name"]
         failures = [pb.CheckFailure(property=path, reason=text) for path, text in problems]

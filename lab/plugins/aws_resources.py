@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -83,10 +84,14 @@ class Aws:
         return answer
 
 
-class Kind:
-    """A type of resource.  `forced` inputs make a new one; `plans`: a failed update leaves its inputs in the state."""
+class Kind(ABC):
+    """A type of resource.  `forced` inputs make a new one; `plans`: a failed update leaves its inputs in the state.
+
+    `noun` is AWS' own word for it, in the names of operations and shapes.
+    """
 
     title = ""
+    noun = ""
     forced: Sequence[str] = ("name",)
     computed: Sequence[str] = ("arn", "etag")
     plans = False
@@ -98,19 +103,25 @@ class Kind:
     def call(self, verb: str, identity: object, operation: str, **parameters: Any) -> JSON:
         return self.aws.call(f"{verb} {self.title} ({identity})", "cloudfront", operation, **parameters)
 
+    @abstractmethod
     def create(self, inputs: JSON, timeout: float) -> str:
         """Id of the new one.  Raises Unfinished where it is there and not as it should be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, identity: str, state: Mapping[str, Any]) -> JSON | None:
         """Inputs and outputs as AWS has them; None if it is gone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, identity: str, state: JSON, inputs: JSON) -> None:
-        raise NotImplementedError
+        """Brings what is there to the inputs."""
 
+    @abstractmethod
     def delete(self, identity: str, state: JSON) -> None:
-        raise NotImplementedError
+        """Nothing to do where it is gone."""
+
+    @property
+    def _shape(self) -> Any:
+        return self.aws.client("cloudfront").meta.service_model.shape_for(f"{self.noun}Config")
 
     def wait(self, identity: str, ready: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -298,16 +309,11 @@ class Function(Kind):
 
 
 class Policy(Kind):
-    """One of CloudFront's policies; `noun` is the word for it in the names of operations."""
+    """One of CloudFront's policies."""
 
-    noun = ""
     forced = ()
     computed = ("etag",)
     plans = True
-
-    @property
-    def _shape(self) -> Any:
-        return self.aws.client("cloudfront").meta.service_model.shape_for(f"{self.noun}Config")
 
     def _operation(self, verb: str) -> str:
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.noun)
@@ -349,14 +355,10 @@ class ResponseHeadersPolicy(Policy):
 
 
 class Distribution(Kind):
-    title = "CloudFront Distribution"
+    title, noun = "CloudFront Distribution", "Distribution"
     forced = ()
     computed = ("arn", "callerReference", "domainName", "etag", "status", "tagsAll")
     plans = True
-
-    @property
-    def _shape(self) -> Any:
-        return self.aws.client("cloudfront").meta.service_model.shape_for("DistributionConfig")
 
     def _content(self, inputs: JSON, reference: str) -> JSON:
         config: JSON = to_aws(self._shape, self.schema, inputs)
@@ -434,7 +436,6 @@ class Distribution(Kind):
 class Delivery(Kind):
     """Log delivery: a source, a destination, and what joins them.  An update in place is not supported."""
 
-    noun = ""
     key = "name"
 
     def call(self, verb: str, identity: object, operation: str, region: str = "", **parameters: Any) -> JSON:

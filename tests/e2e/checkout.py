@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from core import alerts
 from lab import monitoring, namespace
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, api, inside
+from tests.e2e.waiting import until
 
-HUNG, WAIT = 1000, 300
+HUNG = 1000
 TOKEN, PORT = "a token of this test", 9094
 
 
@@ -163,12 +163,3 @@ def reload() -> None:
     """Alertmanager and Prometheus read their files again; in that order, so that the first alert knows its way."""
     for url in (monitoring.ALERTMANAGER_URL, monitoring.PROMETHEUS_URL):
         ask(f"{url}/-/reload", "POST")
-
-
-def until(holds: Callable[[], Any], what: str) -> Any:
-    """What `holds` gives, once that is something."""
-    deadline = time.monotonic() + WAIT
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"not within {WAIT} s: {what}"
-        time.sleep(0.5)
-    return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import pytest
 from core import alerts
 from lab import load, monitoring, namespace
 from lab.paths import LAB, ROOT
-from lab.stack import Stack, api, inside
+from lab.stack import Stack, inside
+from tests.e2e import waiting
+from tests.e2e.checkout import config_map
 from tests.e2e.conftest import Rested
 
 pytestmark = pytest.mark.lab
@@ -25,8 +27,8 @@ pytestmark = pytest.mark.lab
 Json = dict[str, Any]
 TOKEN = "a token of this test"
 PORT = 9094
-WAIT = 360
-"""Seconds after which an alarm is taken for lost; its rule waits two minutes, and a rate a while before."""
+until = partial(waiting.until, within=360)
+"""An alarm's rule waits two minutes, and a rate a while before."""
 
 
 def http(method: str, url: str, **query: str) -> Any:
@@ -37,21 +39,10 @@ def http(method: str, url: str, **query: str) -> Any:
     return json.loads(done.stdout) if done.stdout.strip() else None
 
 
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {WAIT} s: {what}"
-        time.sleep(1)
-
-
 def value(expr: str, **at: str) -> float:
     """Of the first series, now or `at` a `time`; 0 where there is none."""
     found = http("GET", f"{monitoring.PROMETHEUS_URL}/api/v1/query", query=expr, **at)["data"]["result"]
     return float(found[0]["value"][1]) if found else 0
-
-
-def config_map(name: str, key: str) -> str:
-    return str(api("GET", f"/api/v1/namespaces/shop/configmaps/{name}")["data"][key])
 
 
 def reload() -> None:

@@ -6,17 +6,20 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lab import load, namespace
 from lab.stack import Stack, api
-from tests.e2e.checkout import PORT, Checkout, ask, git, until, watched
+from tests.e2e import waiting
+from tests.e2e.checkout import PORT, Checkout, ask, git, watched
 
 pytestmark = pytest.mark.lab
 
 RATE = 100
+until = partial(waiting.until, within=300)
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from core import split
 from lab import load
 from lab.paths import LAB, ROOT
 from lab.stack import api, inside
+from tests.e2e.waiting import until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Rested
@@ -32,8 +32,6 @@ HOST = f"echo.{SPACE}.svc.cluster.local"
 CALL = "demo.Echo/Say"
 URLS = {"gateway": f"grpc://echo.lab.test/{CALL}", "waypoint": f"grpc://{HOST}/{CALL}"}
 NETWORKING, SECURITY = "/apis/networking.istio.io/v1/namespaces", "/apis/security.istio.io/v1/namespaces"
-WAIT = 60
-"""Seconds after which something that has to come is taken for lost."""
 # One line of JSON: what an old client, a plain one and a present one get.
 PROBE = """
 import http.client, json, ssl, socket, sys
@@ -56,13 +54,6 @@ with socket.create_connection((host, 443), 5) as plain, now.wrap_socket(plain, s
     found["now"] = safe.version()
 print(json.dumps(found))
 """
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {WAIT} s: {what}"
-        time.sleep(0.2)
 
 
 def make(path: str, spec: Json | None, api_version: str, kind: str, **metadata: Any) -> None:

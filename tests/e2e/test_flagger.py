@@ -15,12 +15,14 @@ from lab import flagger_charts, load, monitoring
 from lab.paths import LAB
 from lab.stack import Stack, api, inside
 from tests.e2e.conftest import Rested
+from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.lab
 
 PATIENCE = 240
 """Seconds after which Flagger is taken for stuck."""
 
+WEB, PAY = "http://shop.lab.test", "http://pay.shop.svc.cluster.local"
 ANALYSIS = {"interval": "10s", "threshold": 2, "stepWeights": [20, 50]}
 
 
@@ -45,6 +47,9 @@ def flagged(deployed: Rested) -> Iterator[Stack]:
     )
     deployed.up().check()
     wait({"web": "Initialized", "pay": "Initialized"})
+    # Flagger has written the routes; the proxies have them a moment later.
+    for url in (WEB, PAY):
+        until(lambda url=url: not bad(load.each(url, [{}])), f"a route for {url}")  # type: ignore[misc]
     yield deployed
     deployed.alone()
 
@@ -108,7 +113,7 @@ def bad(answers: list[load.Answer]) -> list[load.Answer]:
 def test_flagger_promotes_a_good_version_and_rolls_back_a_bad_one_on_what_ambient_reports(flagged: Stack) -> None:
     flagged.service("web", stable={"image": "sample-web:2.0"})
     flagged.service("pay", stable={"image": "sample-web:3.0-fail50"})
-    with load.Steady("http://shop.lab.test", 50) as web, load.Steady("http://pay.shop.svc.cluster.local", 50) as pay:
+    with load.Steady(WEB, 50) as web, load.Steady(PAY, 50) as pay:
         flagged.up().check()
         seen = wait({"web": "Succeeded", "pay": "Failed"})
     assert [weight for _, weight in seen["web"]] == [0, 20, 50, 0]
@@ -122,9 +127,9 @@ def test_flagger_promotes_a_good_version_and_rolls_back_a_bad_one_on_what_ambien
     assert measured(hey) > 0, "the load test went through the waypoint"
     lost = bad(pay.answers())
     assert lost
-    until = seen["pay"][-1][0] - lost[0].at
-    print(f"\nbad version: {len(lost)} of {len(pay.answers())} requests lost; {until:.1f} s from the first to weight 0")
-    with load.Steady("http://pay.shop.svc.cluster.local", 50) as after:
+    took = seen["pay"][-1][0] - lost[0].at
+    print(f"\nbad version: {len(lost)} of {len(pay.answers())} requests lost; {took:.1f} s from the first to weight 0")
+    with load.Steady(PAY, 50) as after:
         time.sleep(2)
     assert not bad(after.answers()), "rolled back means nobody meets it any more"
     assert flagged.planned() == {}, "what Flagger did is no drift that the next update would undo"

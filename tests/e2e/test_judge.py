@@ -15,7 +15,8 @@ import pytest
 from lab import load, monitoring, namespace
 from lab.paths import ROOT
 from lab.stack import Stack, inside
-from tests.e2e.test_alerts import until, value
+from tests.e2e.test_alerts import value
+from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.lab
 
@@ -61,7 +62,7 @@ def test_a_canary_that_fails_is_found_by_counting_each_request_once_and_a_replay
     counter, served = 'sum(istio_requests_total{destination_workload="web-stable"})', 20
     earlier = value(counter)
     assert load.run(gateway, served).stable == served
-    until(lambda: value(counter) == earlier + served, "a scrape")
+    until(lambda: value(counter) == earlier + served, "a scrape", within=360)
     stack.service(canary={"image": IMAGES["web"]["canary"]})
     stack.edit(weight=5)
     began = now()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from lab.paths import LAB, ROOT
 from lab.stack import Stack, api, inside
 from tests import generate
 from tests.e2e.conftest import Rested
+from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.lab
 
@@ -31,8 +31,6 @@ ISTIO = "/apis/networking.istio.io/v1/namespaces"
 SPACE, SERVICE = "/api/v1/namespaces/shop", "/api/v1/namespaces/shop/services/web"
 CALL = "demo.Echo/Say"
 CANARY = {"image": "sample-web:2.0"}
-WAIT = 60
-"""Seconds after which something that has to come is taken for lost."""
 
 ASK = """
 import http.client, json, sys
@@ -50,13 +48,6 @@ print(json.dumps(found))
 def doors() -> dict[Door, str]:
     environment = namespace.running().environment
     return {"gateway": environment["GATEWAY_URL"], "mesh": environment["MESH_URL"]}
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {WAIT} s: {what}"
-        time.sleep(0.2)
 
 
 def ask(requests: list[Request]) -> list[tuple[str, str | None]]:
@@ -230,7 +221,7 @@ def test_a_service_that_a_hand_took_from_its_waypoint_is_caught_by_condition_and
     assert unbound() is None
     assert [judged(door, 5) for door in doors()] == ["in force", "in force"]
     with unlabelled():
-        until(lambda: judged("mesh", 5) == "not in force", "callers inside meet every pod alike")
+        until(lambda: judged("mesh", 5) == "not in force", "callers inside meet every pod alike, and none is lost")
         assert judged("gateway", 5) == "in force", "callers from outside never needed the waypoint"
         told = stack.preview()
         assert told.code == 0, told.text

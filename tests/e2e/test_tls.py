@@ -11,7 +11,8 @@ import pytest
 from lab import load
 from lab.paths import LAB, ROOT
 from lab.stack import Stack, inside
-from tests.e2e.test_doors import PROBE, until
+from tests.e2e.test_doors import PROBE
+from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.lab
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,10 @@ from lab import pki
 from lab.mesh import waypoint
 from lab.mesh.authz import not_enforced, rbac_filters
 from lab.mesh.clusters import service_cluster
-from lab.mesh.model import Unsupported, World
+from lab.mesh.listeners import listener
+from lab.mesh.model import ProxyConfig, Unsupported, World
 from lab.mesh.translate import accept, check, gateway_config, is_proxy_pod, node_config, waypoint_config
+from lab.mesh.xds import Publisher
 from tests.golden_routes.cases import (
     CASES,
     HERE,
@@ -546,3 +550,21 @@ def test_parameters_that_cannot_be_laid_over_are_refused(data: Json | None, told
     world, gateway = with_parameters(data)
     with pytest.raises(Unsupported, match=told):
         waypoint.objects(world, gateway, "1")
+
+
+def test_a_listener_that_another_proxy_takes_over_stays_open_until_it_is_told_to_close(tmp_path: Path) -> None:
+    publisher = Publisher(tmp_path)
+    ours, other = (listener(name, ["10.96.0.1"], port, []) for name, port in (("ours", 80), ("other", 81)))
+
+    def written() -> list[str]:
+        return [one["name"] for one in json.loads((tmp_path / "lds.json").read_text())["resources"]]
+
+    publisher.publish(ProxyConfig(listeners=[ours, other]))
+    assert (written(), publisher.closing) == (["ours", "other"], False)
+    publisher.publish(ProxyConfig(listeners=[other]))
+    assert (written(), publisher.closing) == (["ours", "other"], True)
+    publisher.publish(ProxyConfig(listeners=[ours, other]))
+    assert (written(), publisher.closing) == (["ours", "other"], False), "it came back: nothing closed in between"
+    publisher.publish(ProxyConfig(listeners=[other]))
+    publisher.close()
+    assert (written(), publisher.closing) == (["other"], False)

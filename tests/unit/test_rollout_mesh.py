@@ -12,10 +12,10 @@ from rollout import mesh
 
 
 class Cluster:
-    """Remembers what is written to it."""
+    """Remembers what is written to it; what it `refuses` cannot be."""
 
-    def __init__(self, objects: list[dict[str, Any]]) -> None:
-        self.objects, self.written = objects, list[str]()
+    def __init__(self, objects: list[dict[str, Any]], refuses: str = "") -> None:
+        self.objects, self.refuses, self.written = objects, refuses, list[str]()
 
     def list(self, resource: Any, *, labels: dict[str, str] | None = None, **_: Any) -> list[Any]:
         kind = resource._api_info.resource.kind
@@ -27,6 +27,11 @@ class Cluster:
     def patch(self, _: Any, name: str, body: dict[str, Any], **_more: Any) -> None:
         assert body["metadata"]["name"] == name
         self.written.append(f"{name} {body['spec']['replicas']}")
+
+    def apply(self, patch: Any, **_: Any) -> None:
+        if patch.metadata.name == self.refuses:
+            raise OSError("admission webhook denied the request")
+        self.written.append(patch.metadata.name)
 
 
 def pods(version: str, replicas: int, ready: int) -> dict[str, Any]:
@@ -48,6 +53,19 @@ def test_without_a_mesh_nothing_is_taken_where_nobody_else_answers(objects: list
     cluster = Cluster(objects)
     assert mesh.halt(cluster, "shop", [], "replicas") == []
     assert cluster.written == []
+
+
+def route(name: str) -> dict[str, Any]:
+    legs = [{"destination": {"subset": "stable"}, "weight": 95}, {"destination": {"subset": "canary"}, "weight": 5}]
+    metadata = {"name": name, "annotations": {"canary/stable": "abc", "canary/halted": "true"}}
+    return {"kind": "VirtualService", "metadata": metadata, "spec": {"http": [{"route": legs}]}}
+
+
+def test_a_route_that_cannot_be_written_keeps_no_other_on_canary() -> None:
+    cluster = Cluster([route("api"), route("web")], refuses="api")
+    with pytest.raises(OSError, match="api: admission webhook denied the request; halted are web"):
+        mesh.halt(cluster, "shop", [])
+    assert cluster.written == ["web"]
 
 
 def test_the_line_for_the_shell_goes_on_after_a_service_that_fails(web: dict[str, Any]) -> None:

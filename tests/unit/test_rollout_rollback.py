@@ -259,33 +259,6 @@ def test_a_direct_halt_leaves_only_stable(http: list[dict[str, Any]], off: bool)
     assert not halted[0].get("match")
 
 
-class FakeCluster:
-    """Routes of `api` and `web` at 5 %; the first cannot be written."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-
-    def list(self, kind: Any, **_: Any) -> list[Any]:
-        legs = [{"destination": {"subset": "stable"}, "weight": 95}, {"destination": {"subset": "canary"}, "weight": 5}]
-        notes = {"canary/stable": "abc", "canary/halted": "true"}
-        return [
-            kind(metadata={"name": name, "annotations": notes}, spec={"http": [{"route": legs}]})
-            for name in ("api", "web")
-        ]
-
-    def apply(self, patch: Any, **_: Any) -> None:
-        if patch.metadata.name == "api":
-            raise OSError("admission webhook denied the request")
-        self.written.append(patch.metadata.name)
-
-
-def test_a_route_that_cannot_be_written_keeps_no_other_on_canary() -> None:
-    cluster = FakeCluster()
-    with pytest.raises(OSError, match="api: admission webhook denied the request; halted are web"):
-        mesh.halt(cluster, "shop", [])
-    assert cluster.written == ["web"]
-
-
 @pytest.mark.parametrize(
     "context", ["arn:aws:eks:eu-west-1:123456789012:cluster/prod", "kubernetes-admin@kubernetes", "prod-eu"]
 )
