@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pulumi
-from pulumi import CustomTimeouts, ErrorHook, Output, ResourceOptions
+from pulumi import CustomTimeouts, ErrorHook, Output, ResourceHookBinding, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from components.mesh import AmbientNamespace, AmbientNamespaceArgs, declare_release
@@ -86,7 +86,11 @@ class FlaggedService(pulumi.ComponentResource):
             # After the first deployment Flagger says how many: none at rest, as many as the primary's in an analysis.
             parent=self,
             depends_on=declared,
-            opts=ResourceOptions(custom_timeouts=patience, ignore_changes=["spec.replicas"]),
+            opts=ResourceOptions(
+                custom_timeouts=patience,
+                hooks=ResourceHookBinding(on_error=list(args.on_error)),
+                ignore_changes=["spec.replicas"],
+            ),
         )
         self.canary = CustomResource(
             f"{name}-canary",

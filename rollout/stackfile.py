@@ -94,6 +94,9 @@ class StackFile:
             at = at.setdefault(part, {}) if isinstance(at, dict) else at[part]
             if not isinstance(at, dict | list):
                 raise self.stop(self.line(keys), f"{part} holds a value, and {way[-1]} cannot be set in it")
+            if anchor := getattr(getattr(at, "anchor", None), "value", None):
+                shared = f"{part} is shared under the YAML anchor &{anchor}: {way[-1]} would change too; write it out"
+                raise self.stop(self.line(keys), shared)
         if value is not None:
             at[way[-1]] = value
         elif way[-1] in at or isinstance(at, list):

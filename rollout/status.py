@@ -28,7 +28,9 @@ def document(site: Site, view: View) -> dict[str, Any]:
         "recorded": {"weight": view.weight, "halted": any(one.route.halted for one in entries.values())},
         "services": view.told.get("services") or {},
         "rejected": view.told.get("rejected") or [],
-        "live": {name: 0 if mesh.off(spec["http"]) else record.canary_share(spec) for name, spec in live.items()},
+        "live": {
+            name: 0 if mesh.off(spec.get("http") or []) else record.canary_share(spec) for name, spec in live.items()
+        },
         "measured": {name: vars(judged) for name, judged in view.measured.items()},
         "shareOf": "viewers" if settings.edge is not None else "requests",
         "since": since and weights.stamp(since),

@@ -588,6 +588,18 @@ def test_a_value_cannot_be_set_inside_another(tmp_path: Path) -> None:
         file.set(("edge", "aliases"), [])
 
 
+def test_what_an_alias_shares_is_not_edited_for_one_of_its_users(tmp_path: Path) -> None:
+    text = (
+        "config:\n  canary:services:\n    web:\n      stable: &s {image: web:1}\n      canary: *s\n  canary:weight: 5\n"
+    )
+    file = stackfile.StackFile(tmp_path / "Pulumi.x.yaml", text)
+    with pytest.raises(Stop, match=r"x.yaml:4: canary is shared under the YAML anchor &s: image would change too"):
+        file.set(("services", "web", "canary", "image"), "web:2")
+    assert file.text == text
+    file.set("weight", 0)
+    assert file.settings_raw["weight"] == "0", "the way down needs no alias"
+
+
 # --- editors ---
 
 SCHEMA = json.loads((program.ROOT / "schema" / "stack.schema.json").read_text())
