@@ -31,8 +31,9 @@ setup-python:
 demo: setup
 	@$(PY) -m lab.demo $(ARGS)
 
+# One worker has the lab, the other what needs none.
 test: setup
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 style: setup-python
 	@echo 'format'; $(PY) -m ruff format --check --quiet . || { $(PY) -m ruff format --check .; exit 1; }
@@ -42,7 +43,7 @@ style: setup-python
 	@$(PY) -m lab.linecount
 
 check: style
-	@echo 'unit tests'; $(PY) -m pytest -q -m 'not lab' $(ARGS)
+	@echo 'unit tests'; $(PY) -m pytest -q -n auto -m 'not lab' $(ARGS)
 
 lab: setup
 	@$(PY) -m lab up $(ARGS)

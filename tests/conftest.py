@@ -17,9 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeat", type=int, default=1, help="how often to run what tests/e2e/test_promotion.py runs")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes seconds fails before what takes minutes begins."""
-    items.sort(key=lambda item: item.get_closest_marker("lab") is not None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """There is one lab: its tests run one after another, first of all where others run beside them, else last."""
+    apart = hasattr(config, "workerinput")  # in a process of pytest-xdist
+    items.sort(key=lambda item: (item.get_closest_marker("lab") is None) is apart)
+    for item in items:
+        if item.get_closest_marker("lab"):
+            item.add_marker(pytest.mark.xdist_group("lab"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
