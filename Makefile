@@ -33,7 +33,7 @@ demo: setup
 
 # One worker has the lab, the other what needs none.
 test: setup
-	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n 2 $(ARGS)
 
 style: setup-python
 	@echo 'format'; $(PY) -m ruff format --check --quiet . || { $(PY) -m ruff format --check .; exit 1; }

@@ -6,6 +6,8 @@ from typing import Any
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # No test asserts a wall time, and a deadline of an example is one.
 hypothesis.settings.register_profile("unhurried", parent=hypothesis.settings.default, deadline=None)
@@ -17,13 +19,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeat", type=int, default=1, help="how often to run what tests/e2e/test_promotion.py runs")
 
 
+class OneLab(LoadScopeScheduling):  # type: ignore[misc]  # it comes without types
+    """Tests that share the lab run one after another in one process, all others each for itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "lab" if nodeid.startswith("tests/e2e/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneLab:
+    return OneLab(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """There is one lab: its tests run one after another, first of all where others run beside them, else last."""
-    apart = hasattr(config, "workerinput")  # in a process of pytest-xdist
-    items.sort(key=lambda item: (item.get_closest_marker("lab") is None) is apart)
-    for item in items:
-        if item.get_closest_marker("lab"):
-            item.add_marker(pytest.mark.xdist_group("lab"))
+    """What takes seconds fails before what takes minutes begins; beside it, what takes longest begins first."""
+    beside = hasattr(config, "workerinput")  # in a process of pytest-xdist
+    items.sort(key=lambda item: (item.get_closest_marker("lab") is None) is beside)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
