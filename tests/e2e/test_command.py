@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from core import alerts
 from lab import load, namespace
 from lab.stack import Stack, api
 from tests.e2e import waiting
@@ -142,7 +143,8 @@ def test_an_alert_of_a_real_prometheus_through_a_real_alertmanager_takes_canary_
     after = [one for one in answers if one.at > canary[-1]]
     assert len(after) > RATE, "load went on, and nobody met canary any more"
     last = json.loads(checkout.rollout("history", "--json").out)[-1]
-    assert (last["said"]["by"], last["said"]["reason"].partition(":")[0]) == ("alert", "CanaryHighErrorRate")
+    assert last["said"]["by"] == "alert"
+    assert last["said"]["reason"].partition(":")[0] in alerts.OF_FAILURES, "those of one moment come in any order"
     assert 'rollout_alerts_total{outcome="rolled back",stack="lab"} 1.0' in metrics
     came = float(metrics.partition('rollout_last_alert_timestamp_seconds{stack="lab"} ')[2].split()[0])
     record_property("seconds from the alert's arrival to the last canary answer", round(canary[-1] - came, 2))
