@@ -31,9 +31,8 @@ setup-python:
 demo: setup
 	@$(PY) -m lab.demo $(ARGS)
 
-# One worker has the lab, the other what needs none.
 test: setup
-	@$(PY) -m pytest -n 2 $(ARGS)
+	@$(PY) -m pytest $(ARGS)
 
 style: setup-python
 	@echo 'format'; $(PY) -m ruff format --check --quiet . || { $(PY) -m ruff format --check .; exit 1; }

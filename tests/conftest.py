@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import hypothesis
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 # No test asserts a wall time, and a deadline of an example is one.
 hypothesis.settings.register_profile("unhurried", parent=hypothesis.settings.default, deadline=None)
@@ -20,30 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeat", type=int, default=1, help="how often to run what tests/e2e/test_promotion.py runs")
 
 
-E2E = "tests/e2e/"
-
-
-class OneLab(LoadScopeScheduling):  # type: ignore[misc]  # it comes without types
-    """Tests that share the lab run one after another in one process, all others each for itself."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "lab" if nodeid.startswith(E2E) else nodeid
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneLab:
-    return OneLab(config, log)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes seconds fails before what takes minutes begins; beside it, what takes longest begins first."""
-    beside = hasattr(config, "workerinput")  # in a process of pytest-xdist
-    items.sort(key=lambda item: (item.get_closest_marker("lab") is None) is beside)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Beside the lab, whose requests are timed, what needs none takes the time that is left."""
-    if hasattr(item.config, "workerinput") and not item.nodeid.startswith(E2E):
-        os.setpriority(os.PRIO_PROCESS, 0, 19)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes seconds fails before what takes minutes begins."""
+    items.sort(key=lambda item: item.get_closest_marker("lab") is not None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
