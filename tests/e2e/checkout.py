@@ -140,7 +140,8 @@ def watched(checkout: Checkout, folder: Path, hold: str = alerts.HOLD) -> Iterat
     route.write_text(config_map("canary-alertmanager", "alertmanager.yaml").replace(alerts.TOKEN_FILE, str(token)))
     process = checkout.start("watch", "--json", "--git", "--host", namespace.NODE_IP, ROLLOUT_WEBHOOK_TOKEN=TOKEN)
     try:
-        until(lambda: '"failure":""' in ask(f"http://{namespace.NODE_IP}:{PORT}/healthz"), "a webhook that answers")
+        healthz = f"http://{namespace.NODE_IP}:{PORT}/healthz"
+        until(lambda: '"failure":""' in ask(healthz), "a webhook that answers", within=300)
         reload()
         yield
     finally:
